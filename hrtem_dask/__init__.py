@@ -1,0 +1,55 @@
+"""hrtem_dask: noisy HRTEM movies into numbers that hold, on Dask.
+
+The public names load on first use (PEP 562): importing the package loads neither torch nor
+abTEM nor CUDA.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .core.provenance import package_version
+
+#: public name -> module that holds it
+_WHERE = {
+    "analyse_particles": "analysis.particles",
+    "connect": "cluster",
+    "fourier_peak_pairs": "analysis.fourier",
+    "guess_pixel_size": "analysis.rings",
+    "label_particles": "analysis.labels",
+    "load_model": "networks.models",
+    "open_movie": "io.movie",
+    "peak_ratio": "analysis.fourier",
+    "run_campaign": "campaign.runner",
+    "segment": "analysis.segment",
+    "train": "networks.training",
+}
+_MODULES = ("analysis", "campaign", "cluster", "core", "io", "kernels", "networks", "report", "simulate")
+
+__all__ = sorted([*_WHERE, *_MODULES, "__version__"])  # noqa: PLE0605
+__version__ = package_version()
+
+if TYPE_CHECKING:
+    from .analysis.fourier import fourier_peak_pairs, peak_ratio
+    from .analysis.labels import label_particles
+    from .analysis.particles import analyse_particles
+    from .analysis.rings import guess_pixel_size
+    from .analysis.segment import segment
+    from .campaign.runner import run_campaign
+    from .cluster import connect
+    from .io.movie import open_movie
+    from .networks.models import load_model
+    from .networks.training import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {__all__}")
+
+
+def __dir__() -> list[str]:
+    return __all__

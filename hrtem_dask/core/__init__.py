@@ -1,0 +1,1 @@
+"""Schema, errors, units, calibration and provenance: what every other room builds on."""

@@ -1,0 +1,101 @@
+"""One schema a table: names, dtypes, units and meaning of every column that users see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .errors import InputError
+
+__all__ = ["FRAMES", "PARTICLES", "PEAK_PAIRS", "TABLES", "Column", "Table"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, pandas dtype, unit as a word, and what it means."""
+
+    name: str
+    dtype: str
+    units: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the package returns or writes."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [c.name for c in self.columns]
+
+    def empty(self) -> pd.DataFrame:
+        """Return a table without rows and with the right dtypes (the ``meta`` of a dask table)."""
+        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+
+    def coerce(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Bring a table into this order and these dtypes; extra columns stay at the end.
+
+        Raises
+        ------
+        InputError
+            If a column is missing; the message names it.
+        """
+        missing = [n for n in self.names if n not in rows.columns]
+        if missing:
+            raise InputError(
+                f"the table {self.name!r} lacks the columns {missing}; found {list(rows.columns)}, "
+                f"expected {self.names}"
+            )
+        extra = [n for n in rows.columns if n not in self.names]
+        return rows[[*self.names, *extra]].astype({c.name: c.dtype for c in self.columns})
+
+    def describe(self) -> pd.DataFrame:
+        """Return a table of the columns themselves: name, dtype, units, meaning."""
+        return pd.DataFrame([(c.name, c.dtype, c.units, c.meaning) for c in self.columns],
+                            columns=["column", "dtype", "units", "meaning"])
+
+
+PEAK_PAIRS = Table("peak_pairs", (
+    Column("g_y", "float64", "1/angstrom", "y component of the spatial frequency of the pair, in the half plane"),
+    Column("g_x", "float64", "1/angstrom", "x component of the spatial frequency of the pair"),
+    Column("d_spacing", "float64", "angstrom", "lattice spacing 1 / abs(g)"),
+    Column("intensity", "float64", "counts^2", "integrated power above the local background"),
+    Column("significance", "float64", "1", "peak power over the local mean of the noise power"),
+    Column("detected", "bool", "", "whether the pair itself is significant (False: measured where the net predicts it)"),
+))
+
+PARTICLES = Table("particles", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("particle", "int64", "", "label of the particle in its frame, from 1"),
+    Column("y", "float64", "angstrom", "centroid"),
+    Column("x", "float64", "angstrom", "centroid"),
+    Column("area", "float64", "angstrom^2", "area of the mask"),
+    Column("diameter", "float64", "angstrom", "diameter of the disc of the same area"),
+    Column("major_axis", "float64", "angstrom", "major axis of the ellipse of the same second moments"),
+    Column("minor_axis", "float64", "angstrom", "minor axis of the ellipse of the same second moments"),
+    Column("orientation", "float64", "radian", "angle of the major axis from +y towards +x"),
+    Column("probability", "float64", "1", "mean probability inside the mask"),
+    Column("touches_border", "bool", "", "whether the mask meets the border of the frame"),
+    Column("n_pairs", "int64", "", "number of significant peak pairs in the spectrum of the crop"),
+    Column("peak_ratio", "float64", "1", "brightest over dimmest pair of the first shell; nan where undefined"),
+    Column("zone_axis_score", "float64", "1", "1 / peak_ratio, 0 where the ratio is undefined"),
+))
+
+FRAMES = Table("frames", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("status", "string", "", "done or failed"),
+    Column("n_particles", "int64", "", "number of particles"),
+    Column("covered", "float64", "1", "fraction of the frame that is particle"),
+    Column("certainty", "float64", "1", "mean of abs(2 p - 1) over the uncertain zone; low looks worst"),
+    Column("message", "string", "", "what went wrong, where something did"),
+))
+
+#: every table by name
+TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, FRAMES)}

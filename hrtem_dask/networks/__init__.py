@@ -1,0 +1,31 @@
+"""MSD-nets: the torch module, its evaluation, training, and the shipped weights.
+
+The names load on first use, so that the weights of a network can be read without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["MSDNet", "Model", "evaluate", "load_model", "save_model", "shipped_models"]
+
+_WHERE = {
+    "MSDNet": "msdnet",
+    "Model": "models",
+    "evaluate": "evaluation",
+    "load_model": "models",
+    "save_model": "models",
+    "shipped_models": "models",
+}
+
+if TYPE_CHECKING:
+    from .evaluation import evaluate
+    from .models import Model, load_model, save_model, shipped_models
+    from .msdnet import MSDNet
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {__all__}")
