@@ -1,0 +1,233 @@
+"""Networks on disk: weights as safetensors, a JSON card beside them; nothing is ever unpickled.
+
+Loading needs no torch. The same bytes travel to Dask workers, where each process reads them once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ..core.errors import InputError, MissingInputError, ReadError
+from ..kernels.msdnet.weights import MSDWeights
+from .cards import architecture_of, check_card, complete_card
+
+if TYPE_CHECKING:
+    from .msdnet import MSDNet
+
+__all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model", "shipped_models", "unpack_weights"]
+
+SHIPPED = Path(__file__).parent / "weights"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+_cache: dict[str, MSDWeights] = {}
+_cache_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and its card.
+
+    Parameters
+    ----------
+    name : str
+        Shipped name, or the name of the file without its ending.
+    card : dict
+        What the network was made for, with the keys of `hrtem_dask.networks.cards.KEYS`.
+    weights : MSDWeights
+        The parameters as arrays.
+    """
+
+    name: str
+    card: dict[str, Any]
+    weights: MSDWeights
+
+    def __post_init__(self) -> None:
+        check_card(self.card, self.weights, f"the card of {self.name!r}")
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of the output."""
+        return list(self.card["classes"])
+
+    def module(self) -> MSDNet:
+        """Return the torch module with these parameters."""
+        from .msdnet import MSDNet
+
+        return MSDNet.from_weights(self.weights)
+
+    def __repr__(self) -> str:
+        w = self.weights
+        return (f"Model({self.name!r}: MSD-net of depth {w.depth}, width {w.width}, {w.in_channels} input channel(s), "
+                f"classes {', '.join(self.classes)}, pixel size {self.card['pixel_size']} angstrom, "
+                f"sha256 {self.card['sha256'][:12]})")
+
+
+def pack_weights(weights: MSDWeights) -> bytes:
+    """Write the parameters, dilations and padding as the bytes of a safetensors file."""
+    tensors = {f"layers.{i}": a for i, a in enumerate(weights.layers)}
+    tensors |= {f"biases.{i}": a for i, a in enumerate(weights.biases)}
+    tensors |= {"final": weights.final, "final_bias": weights.final_bias}
+    tensors = {k: np.ascontiguousarray(a, dtype=np.float32) for k, a in tensors.items()}
+    # one entry, because safetensors writes several in random order and the sha256 has to be a function of the weights
+    return save(tensors, metadata={"msdnet": json.dumps(architecture_of(weights))})
+
+
+def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights:
+    """Read what `pack_weights` wrote.
+
+    Raises
+    ------
+    ReadError
+        If this is not a safetensors file, or it was cut off.
+    InputError
+        If the arrays are not those of an MSD-net.
+    """
+    try:
+        arrays = load(payload)
+        header = json.loads(payload[8:8 + int.from_bytes(payload[:8], "little")])
+        meta = json.loads(header.get("__metadata__", {}).get("msdnet", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise ReadError(f"{where} cannot be read as safetensors ({error}); expected a whole file written by "
+                        f"networks.save_model") from error
+    depth = sum(k.startswith("layers.") for k in arrays)
+    keys = [f"{kind}.{i}" for kind in ("layers", "biases") for i in range(depth)] + ["final", "final_bias"]
+    if not depth or set(keys) != set(arrays) or not {"dilations", "padding"} <= set(meta):
+        raise InputError(f"{where} holds the arrays {sorted(arrays)[:8]} and the metadata {sorted(meta)}; expected "
+                         f"layers.0, biases.0, ..., final, final_bias and dilations, padding, as "
+                         f"networks.save_model writes them")
+    return MSDWeights(
+        layers=tuple(arrays[f"layers.{i}"] for i in range(depth)),
+        biases=tuple(arrays[f"biases.{i}"] for i in range(depth)),
+        final=arrays["final"], final_bias=arrays["final_bias"],
+        dilations=tuple(meta["dilations"]), padding=meta["padding"],
+    )
+
+
+def cached_weights(payload: bytes, sha256: str) -> MSDWeights:
+    """Unpack weights once per process; later calls with the same sha256 give the same object."""
+    with _cache_lock:
+        if sha256 not in _cache:
+            found = hashlib.sha256(payload).hexdigest()
+            if found != sha256:
+                raise InputError(f"weights with the sha256 {found} came under the name {sha256}; send them again")
+            _cache[sha256] = unpack_weights(payload)
+        return _cache[sha256]
+
+
+def shipped_models() -> list[str]:
+    """Names of the networks that come with the package."""
+    return sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
+
+
+def save_model(weights: MSDWeights | MSDNet, card: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write a network: ``NAME.safetensors`` and beside it the card ``NAME.json``.
+
+    Parameters
+    ----------
+    weights : MSDWeights or MSDNet
+        The parameters.
+    card : mapping
+        At least ``classes``, ``pixel_size`` and ``dose_range``. The rest is filled in:
+        ``input_channels``, ``receptive_field``, ``architecture`` and ``sha256`` from the weights,
+        ``normalisation`` as {"kind": "frame"} and ``effective_radius`` as the receptive radius
+        where they are not given. Other keys are kept.
+    path : path
+        File to write; the ending .safetensors is added where it is missing.
+
+    Returns
+    -------
+    Path
+        The file with the weights.
+
+    Raises
+    ------
+    InputError
+        If the card is not whole or does not fit the weights.
+    """
+    weights = weights if isinstance(weights, MSDWeights) else weights.to_weights()
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path.with_name(path.name + ".safetensors")
+    payload = pack_weights(weights)
+    card = complete_card(card, weights, hashlib.sha256(payload).hexdigest())
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in ((path, payload), (path.with_suffix(".json"), text.encode())):
+        part = target.with_name(target.name + ".part")
+        part.write_bytes(data)
+        part.replace(target)
+    return path
+
+
+def load_model(name_or_path: str | os.PathLike[str]) -> Model:
+    """Load a network by its name or from a file.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        A shipped name, as "au-particles"; a .safetensors file with its card beside it; or a
+        folder that holds one.
+
+    Returns
+    -------
+    Model
+        Card and weights; ``model.module()`` is the torch module.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such name or path, or no card; the message lists the shipped names.
+    InputError
+        If the file holds pickled objects, or card and weights do not fit together.
+    ReadError
+        If a file is damaged.
+    """
+    text = os.fspath(name_or_path)
+    path = SHIPPED / f"{text}.safetensors" if text in shipped_models() else _weights_file(Path(text))
+    card_path = path.with_suffix(".json")
+    if not card_path.is_file():
+        raise MissingInputError(f"{path} has no card; expected {card_path} beside it, as networks.save_model writes it")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReadError(f"{card_path} is not JSON ({error}); expected what networks.save_model wrote") from error
+    check_card(card, where=str(card_path))
+    payload = path.read_bytes()
+    found = hashlib.sha256(payload).hexdigest()
+    if found != card["sha256"]:
+        raise InputError(f"{path} has the sha256 {found}, but its card {card_path} was written for {card['sha256']}; "
+                         f"copy both files again, or write both with networks.save_model")
+    weights = unpack_weights(payload, str(path))
+    check_card(card, weights, str(card_path))
+    return Model(path.stem, card, weights)
+
+
+def _weights_file(path: Path) -> Path:
+    if path.suffix.lower() in PICKLES:
+        raise InputError(
+            f"{path} is a pickle, which can run anything when it is opened; expected a .safetensors file. "
+            f"Where you trust it, put its arrays into a networks.MSDNet and write that with networks.save_model"
+        )
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise MissingInputError(f"the folder {path} holds {[f.name for f in files]}; expected one .safetensors "
+                                    f"file, or give the file itself")
+        return files[0]
+    if not path.is_file():
+        raise MissingInputError(f"there is no network {str(path)!r}; shipped are {shipped_models()}, "
+                                f"or give the path of a .safetensors file")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} ends in {path.suffix!r}; expected a .safetensors file or one of {shipped_models()}")
+    return path
