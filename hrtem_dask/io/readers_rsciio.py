@@ -1,0 +1,225 @@
+"""DM3, DM4, MRC, TVIPS, MIB, EMD, HyperSpy and SER through RosettaSciIO."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import InputError, ReadError
+from .opened import Description, Opened, axis_order, describe_axes
+
+__all__ = ["metadata_attrs", "open_rosetta", "open_ser"]
+
+#: family -> RosettaSciIO plug-in. Plain MRC: the MRCZ plug-in fails on files of other programs
+PLUGINS = {
+    "DigitalMicrograph": "digitalmicrograph", "MRC": "mrc", "TVIPS": "tvips", "MIB": "quantumdetector", "EMD": "emd",
+    "HyperSpy": "hspy", "HyperSpy (Zarr)": "zspy",
+}  # fmt: skip
+#: our attribute -> where the metadata of RosettaSciIO hold it
+WHERE = {
+    "title": "General.title", "date": "General.date", "time_of_day": "General.time",
+    "microscope": "Acquisition_instrument.TEM.microscope", "beam_energy": "Acquisition_instrument.TEM.beam_energy",
+    "magnification": "Acquisition_instrument.TEM.magnification",
+    "exposure": "Acquisition_instrument.TEM.Detector.Camera.exposure",
+    "exposure_time": "Acquisition_instrument.TEM.Camera.exposure",
+    "camera": "Acquisition_instrument.TEM.Detector.Camera.name",
+}  # fmt: skip
+
+
+@contextmanager
+def open_rosetta(path: str, signal: int | str | None = None) -> Iterator[Opened]:
+    """Open a file with its RosettaSciIO plug-in, lazily, and pick the image signal."""
+    from .natural import family_of
+
+    family = family_of(Path(path))
+    if family == "HDF5":
+        family = _kind_of_hdf5(path)
+    plugin = import_module(f"rsciio.{PLUGINS[family]}")
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        chosen = plugin.file_reader(path, lazy=True)
+        images = [s for s in chosen if _is_image(s)]
+        stack.callback(_close, images)
+        stack.enter_context(warnings.catch_warnings())
+        picked = _pick(images, chosen, path, signal)
+        yield _opened(picked, path)
+
+
+def _opened(signal: Mapping[str, Any], path: str) -> Opened:
+    data, axes = signal["data"], list(signal["axes"])
+    order = axis_order([a.get("name") for a in axes], [bool(a.get("navigate")) for a in axes], path, data.shape)
+    data, axes = data.transpose(order), [axes[i] for i in order]
+    long = [i for i in range(len(axes) - 2) if data.shape[i] > 1]
+    if len(long) > 1:
+        named = {str(a.get("name")): s for a, s in zip(axes, data.shape, strict=True)}
+        raise InputError(f"{path}: axes {named}; expected one axis of frames besides y and x (4D-STEM is not a movie)")
+    n, shape = (data.shape[long[0]] if long else 1), data.shape[-2:]
+    frames = data.reshape((n, *shape)) if data.ndim != 3 else data
+
+    def fetch(start: int, stop: int) -> np.ndarray:
+        part = frames[start:stop]
+        return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+
+    return Opened(int(n), (int(shape[0]), int(shape[1])), np.dtype(data.dtype), fetch,
+                  lambda: describe_axes(axes, metadata_attrs(signal)))  # fmt: skip
+
+
+def _is_image(signal: Mapping[str, Any]) -> bool:
+    data, axes = signal["data"], signal["axes"]
+    signal_axes = sum(not a.get("navigate") for a in axes)
+    names = {str(a.get("name")).lower() for a in axes}
+    return data.ndim >= 2 and data.dtype.kind in "iufb" and (signal_axes >= 2 or {"y", "x"} <= names)
+
+
+def _title(signal: Mapping[str, Any]) -> str:
+    return str(signal["metadata"].get("General", {}).get("title") or "untitled")
+
+
+def _pick(images: Sequence[Mapping], found: Sequence[Mapping], path: str, signal: int | str | None) -> Mapping:
+    """Choose one image signal: the one asked for, or the largest, with a warning where there are several."""
+    held = ", ".join(f"{i}: {_title(s)} {s['data'].shape}" for i, s in enumerate(images))
+    if not images:
+        shapes = [(_title(s), s["data"].shape, str(s["data"].dtype)) for s in found]
+        raise InputError(f"{path}: holds no image of real numbers, found {shapes}; expected (y, x) or (frame, y, x)")
+    if signal is not None:
+        match = [s for i, s in enumerate(images) if signal in (i, _title(s))]
+        if not match:
+            raise InputError(f"{path}: no image signal {signal!r}; expected a number or a title of {held}")
+        return match[0]
+    best = max(range(len(images)), key=lambda i: (images[i]["data"].size, -i))
+    if len(images) > 1:
+        warnings.simplefilter("default")
+        warnings.warn(
+            f"{path}: holds {len(images)} image signals ({held}); number {best} is used. "
+            "Choose another by open_movie(..., signal=NUMBER or TITLE)", stacklevel=6,
+        )  # fmt: skip
+    return images[best]
+
+
+def _close(signals: Sequence[Mapping[str, Any]]) -> None:
+    """Close the HDF5 file that lazy data hold open."""
+    for signal in signals:
+        for layer in getattr(getattr(signal["data"], "dask", None), "layers", {}).values():
+            for value in getattr(layer, "mapping", {}).values():
+                if type(value).__module__.startswith("h5py") and value:
+                    value.file.close()
+
+
+def _kind_of_hdf5(path: str) -> str:
+    import h5py
+
+    with h5py.File(path, "r") as f:
+        if "Experiments" in f:
+            return "HyperSpy"
+        if "version_major" in f.attrs or "Version" in f:
+            return "EMD"
+        raise InputError(f"{path}: an HDF5 file with the groups {list(f)}; expected a HyperSpy or an EMD file")
+
+
+def metadata_attrs(signal: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what RosettaSciIO knows of microscope and exposure, as flat attributes.
+
+    ``beam_energy`` is in keV, ``exposure`` in seconds.
+    """
+    metadata = dict(signal.get("metadata", {}))
+    attrs = {name: value for name, where in WHERE.items() if (value := _look_up(metadata, where)) is not None}
+    for where, (target, convert) in (signal.get("mapping") or {}).items():
+        name = next((k for k, v in WHERE.items() if target in (v, v.replace("Detector.", ""))), None)
+        value = _look_up(signal.get("original_metadata", {}), where)
+        if name is None or name in attrs or value is None:
+            continue
+        try:
+            attrs[name] = value if convert is None else convert(value)
+        except Exception:  # noqa: BLE001,S112 - a note about the microscope must not stop a movie from opening
+            continue
+    attrs.setdefault("exposure", attrs.pop("exposure_time", None))
+    return {k: _plain(v) for k, v in attrs.items() if _plain(v) not in (None, "")}
+
+
+def _look_up(tree: Any, where: str) -> Any:
+    for key in where.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+    return value if isinstance(value, (str, int, float)) else None
+
+
+@contextmanager
+def open_ser(path: str, signal: int | str | None = None) -> Iterator[Opened]:
+    """Open a TIA series (.ser, or the .emi that names it), reading only the frames asked for.
+
+    RosettaSciIO reads the whole file even to open it, so its definitions of the records are used
+    here to read one record at a time.
+    """
+    from rsciio.tia import _api as tia
+
+    ser = _ser_of(path, signal)
+    with open(ser, "rb") as f:  # noqa: PTH123 - numpy reads from the handle
+        header = np.fromfile(f, dtype=np.dtype(tia.get_header_dtype_list(f)), count=1)
+        if header.size == 0 or tia.guess_record_by(header["DataTypeID"]) != "image":
+            raise InputError(f"{ser}: no image series of TIA; expected records of images")
+        n = int(header["ValidNumberElements"][0])
+        if n == 0:
+            raise ReadError(f"{ser}: a TIA series without any recorded image")
+        f.seek(int(header["OffsetArrayOffset"][0]))
+        offsets = np.fromfile(f, dtype="<u4" if header["SeriesVersion"][0] <= 528 else "<u8", count=n)
+        record, _ = tia.get_data_dtype_list(f, int(offsets[0]), "image")
+        record = np.dtype(record)
+        first = np.fromfile(_at(f, offsets[0]), dtype=np.dtype([d for d in record.descr if d[0] != "Array"]), count=1)
+        shape = (int(first["ArraySizeY"][0]), int(first["ArraySizeX"][0]))
+
+        def fetch(start: int, stop: int) -> np.ndarray:
+            frames = [np.fromfile(_at(f, offsets[i]), dtype=record, count=1) for i in range(start, stop)]
+            if any(frame.size == 0 for frame in frames):
+                raise ReadError(f"{ser}: the file ends before frame {stop - 1}; expected {n} frames, it is truncated")
+            return np.concatenate([frame["Array"] for frame in frames])
+
+        dtype = record["Array"].base
+        yield Opened(n, shape, dtype, fetch, lambda: _describe_ser(ser, path, first))
+
+
+def _at(f: Any, offset: int) -> Any:
+    f.seek(int(offset))
+    return f
+
+
+def _ser_of(path: str, signal: int | str | None) -> str:
+    if not path.lower().endswith(".emi"):
+        return path
+    here = Path(path)
+    found = sorted(p for p in here.parent.glob("*") if p.suffix.lower() == ".ser" and p.stem.startswith(here.stem + "_"))
+    if not found:
+        raise ReadError(f"{path}: the pixels of an .emi are in {here.stem}_1.ser beside it, which is not there")
+    if len(found) > 1 and signal is None:
+        warnings.warn(f"{path}: has {len(found)} series ({', '.join(p.name for p in found)}); the first is used. "
+                      "Choose another by open_movie(..., signal=NUMBER)", stacklevel=6)  # fmt: skip
+    return str(found[int(signal or 0)])
+
+
+def _describe_ser(ser: str, path: str, first: np.ndarray) -> Description:
+    metres = ({"name": "y", "size": 1, "scale": first["CalibrationDeltaY"][0], "units": "m"},
+              {"name": "x", "size": 1, "scale": first["CalibrationDeltaX"][0], "units": "m"})  # fmt: skip
+    attrs: dict[str, Any] = {}
+    unit = "m"
+    if path.lower().endswith(".emi"):
+        from rsciio import tia
+
+        # the .emi knows whether the microscope was in diffraction
+        found = [s for s in tia.file_reader(path, lazy=True)
+                 if s["metadata"]["General"].get("original_filename") == Path(ser).name]  # fmt: skip
+        if found:
+            attrs = metadata_attrs(found[0])
+            unit = "1/m" if "1" in str(found[0]["axes"][-1]["units"]) else "m"
+    return describe_axes([dict(axis, units=unit) for axis in metres], attrs)
