@@ -1,0 +1,130 @@
+"""The Fourier domain of one particle: its spot pairs and the ratio of the brightest to the dimmest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..core.calibration import check_pixel_size
+from ..core.errors import InputError
+from ..kernels import net
+from ..kernels.peaks import D_RANGE, peak_pairs
+
+__all__ = ["fourier_peak_pairs", "peak_ratio"]
+
+
+def fourier_peak_pairs(
+    image: Any,
+    mask: Any = None,
+    *,
+    pixel_size: float | tuple[float, float],
+    crystal: str | Sequence[float] | None = None,
+    mtf: Callable[[np.ndarray], np.ndarray] | None = None,
+    d_range: tuple[float, float] = D_RANGE,
+    alpha: float = 0.01,
+    taper: float | None = None,
+) -> pd.DataFrame:
+    """Find the symmetric pairs of lattice spots in the Fourier domain of a masked region.
+
+    The masked mean is subtracted, the mask's edge softened, the crop zero-padded to twice its
+    size, and the power divided by MTF^2 where one is given. A local maximum is a spot where its
+    power exceeds the local noise level (the median of the annulus over ln 2, smooth over the
+    radius) by so much that noise alone would do it once in ``1 / alpha`` crops, and exceeds what
+    the side lobes of brighter spots could put there. A real image has exact Friedel symmetry, so
+    one half plane holds everything and each spot stands for the pair +g, -g.
+
+    Once two non-collinear pairs are significant, the missing pairs of their net within the first
+    shell are measured at the places where the net predicts them.
+
+    Parameters
+    ----------
+    image : array, shape (y, x)
+        One image [counts]; scale and offset do not matter except for ``intensity``.
+    mask : array of bool, shape (y, x), optional
+        The particle; without it the entire image under a Hann window.
+    pixel_size : float or (float, float)
+        Pixel size or (y, x) [angstrom].
+    crystal : str or sequence of float, optional
+        Search only the rings of this crystal, 4 % wide to either side: an element ("Au"), a
+        compound ("CeO2"), or spacings [angstrom]. By default all of ``d_range``.
+    mtf : callable, optional
+        Amplitude MTF of the frequency in units of Nyquist.
+    d_range : (float, float)
+        Spacings searched [angstrom]; clipped to 0.9 of the Nyquist frequency.
+    alpha : float
+        Probability that pure noise gives any pair at all.
+    taper : float, optional
+        Width of the soft edge [angstrom], by default 6 pixels or 4 angstrom, whichever is more.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a pair, brightest first: ``g_y``, ``g_x`` [1/angstrom] (half plane g_y >= 0),
+        ``d_spacing`` [angstrom], ``intensity`` [counts^2] (the variance of the fringe inside the
+        mask: half its amplitude squared), ``significance`` (peak power over the local mean of
+        the noise), ``detected`` (False: predicted by the net, the intensity is the measured one or
+        the detection limit, whichever is more). Empty, with these columns, where nothing is
+        significant, and where the mask is narrower than three of the widest fringes.
+
+    Raises
+    ------
+    InputError
+        If the image is not 2-D, the mask does not fit or is empty, or the crystal is unknown.
+    CalibrationError
+        If the pixel size is not positive and finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> y, x = np.mgrid[:128, :128] * 0.5
+    >>> fringes = np.cos(2 * np.pi * 0.4245 * x) + np.cos(2 * np.pi * (0.4245 * y))
+    >>> disc = np.hypot(y - 32, x - 32) < 20
+    >>> pairs = fourier_peak_pairs(rng.poisson(50 + 10 * fringes), disc, pixel_size=0.5)
+    >>> pairs.d_spacing.round(2).tolist(), pairs.detected.tolist(), round(peak_ratio(pairs))
+    ([2.36, 2.35], [True, True], 1)
+    """
+    low, high = min(d_range), max(d_range)
+    if not 0 < low < high:
+        raise InputError(f"d_range is {d_range!r}; expected two different positive spacings in angstrom, as (1.0, 3.6)")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha is {alpha!r}; expected a probability between 0 and 1, as 0.01")
+    return peak_pairs(np.asarray(image), None if mask is None else np.asarray(mask), check_pixel_size(pixel_size),
+                      crystal=crystal, mtf=mtf, d_range=(low, high), alpha=alpha, taper=taper)
+
+
+def peak_ratio(pairs: pd.DataFrame, *, shell: float = net.FIRST_SHELL) -> float:
+    """Ratio of the brightest to the dimmest spot pair of the first shell.
+
+    Near 1 where the particle is viewed along a zone axis, large where it is tilted away. Only
+    pairs with abs(g) up to ``shell`` times the smallest count: over all significant pairs the
+    ratio would grow with the dose, as weak high orders appear.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        From `fourier_peak_pairs`.
+    shell : float
+        Outer radius of the shell over the smallest abs(g).
+
+    Returns
+    -------
+    float
+        At least 1; a lower bound where the dimmest pair is not detected; nan where fewer than
+        two non-collinear pairs are detected.
+
+    Raises
+    ------
+    InputError
+        If the table lacks a column, or ``shell`` is below 1.
+
+    Examples
+    --------
+    >>> pairs = pd.DataFrame({"g_y": [0.0, 0.42], "g_x": [0.42, 0.0], "intensity": [6.0, 3.0],
+    ...                       "detected": [True, True]})
+    >>> peak_ratio(pairs), peak_ratio(pairs[:1])
+    (2.0, nan)
+    """
+    return net.peak_ratio(pairs, shell=shell)
