@@ -5,7 +5,7 @@ Every message says what was found, what was expected, and what to type instead.
 
 from __future__ import annotations
 
-__all__ = ["CalibrationError", "HrtemDaskError", "InputError", "MissingInputError", "ReadError"]
+__all__ = ["CalibrationError", "HrtemDaskError", "InputError", "MissingInputError", "ReadError", "WriteError"]
 
 
 class HrtemDaskError(Exception):
@@ -26,3 +26,7 @@ class ReadError(HrtemDaskError, OSError):
 
 class MissingInputError(ReadError, FileNotFoundError):
     """There is no such path, or a folder or pattern without any image."""
+
+
+class WriteError(HrtemDaskError, OSError):
+    """A result could not be written (disk full, no permission, not a folder); the message names the path."""

@@ -1,0 +1,166 @@
+"""What a campaign is asked to do: one validated, serialisable object."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import InputError
+
+__all__ = ["CampaignConfig", "as_config", "parse_frames"]
+
+
+@dataclass(frozen=True)
+class CampaignConfig:
+    """Settings of a campaign.
+
+    Parameters
+    ----------
+    source : path, pattern, folder, list of paths, or array
+        The movie, as `hrtem_dask.open_movie` takes it.
+    out : path
+        Folder for everything that is written.
+    pixel_size : float or (float, float), optional
+        Pixel size (y, x) [angstrom], where the files do not say it or say it wrongly.
+    frame_time : float, optional
+        Time between frames [second], where the files do not say it.
+    model : str, path or Model
+        Network, as `hrtem_dask.load_model` takes it.
+    threshold : float
+        Probability above which a pixel is particle, between 0 and 1.
+    min_area : float, optional
+        Smallest particle that is kept [angstrom^2].
+    crystal : str, optional
+        Crystal that limits the lattice spacings searched, as "Au".
+    halo : int or "auto"
+        Margin that a tile sees beyond its border [pixel].
+    device : str
+        Torch device: "auto", "cpu" or "cuda".
+    frames : str or sequence of int, optional
+        Part of the movie, as "0:100" or "0:100:2" (the end is not included), or frame numbers.
+    title : str, optional
+        Heading of the report.
+    frames_per_unit : int, optional
+        Frames in one unit of work and one shard; by default what makes shards of about 4 MB.
+    retry_failed : bool
+        Try frames again that failed before and whose files did not change.
+
+    Raises
+    ------
+    InputError
+        If a setting is not possible.
+
+    Examples
+    --------
+    >>> CampaignConfig(source="movie", out="results", threshold=0.4).model
+    'au-particles'
+    """
+
+    source: Any
+    out: Any
+    pixel_size: float | tuple[float, float] | None = None
+    frame_time: float | None = None
+    model: Any = "au-particles"
+    threshold: float = 0.5
+    min_area: float | None = None
+    crystal: str | None = None
+    halo: int | str = "auto"
+    device: str = "auto"
+    frames: Any = None
+    title: str | None = None
+    frames_per_unit: int | None = None
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, (list, tuple)) and not self.source:
+            raise InputError("source is an empty list; expected at least one path")
+        _check_number("threshold", self.threshold, 0, 1, "a probability between 0 and 1, as 0.5")
+        if self.min_area is not None:
+            _check_number("min_area", self.min_area, -1e-300, math.inf, "an area in angstrom^2, as 100")
+        if self.frame_time is not None:
+            _check_number("frame_time", self.frame_time, 0, math.inf, "a time between frames in seconds, as 0.25")
+        if self.frames_per_unit is not None and (int(self.frames_per_unit) != self.frames_per_unit
+                                                 or self.frames_per_unit < 1):
+            raise InputError(f"frames_per_unit is {self.frames_per_unit!r}; expected a whole number of at least 1")
+        if isinstance(self.frames, str):
+            parse_frames(self.frames)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON takes them, paths as absolute text."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        frames = values["frames"]
+        values |= {
+            "source": source_text(self.source),
+            "out": str(Path(self.out).resolve()),
+            "model": self.model if isinstance(self.model, str) else _model_text(self.model),
+            "frames": frames if frames is None or isinstance(frames, str) else [int(i) for i in frames],
+        }
+        return values
+
+
+def as_config(config: CampaignConfig | Mapping[str, Any], **changes: Any) -> CampaignConfig:
+    """Return a `CampaignConfig` from one or from a mapping; unknown names are refused with a hint."""
+    if isinstance(config, CampaignConfig):
+        return replace(config, **changes)
+    if not isinstance(config, Mapping):
+        raise InputError(f"config is a {type(config).__name__}; expected a CampaignConfig or a mapping, "
+                         'as {"source": "frames/", "out": "results", "pixel_size": 0.59}')
+    values = dict(config) | changes
+    known = [f.name for f in fields(CampaignConfig)]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(f"config has no setting {name!r}; {hint}expected some of {known}")
+    for name in ("source", "out"):
+        if values.get(name) is None:
+            raise InputError(f"config lacks {name!r}; expected at least source and out")
+    return CampaignConfig(**values)
+
+
+def parse_frames(text: str) -> slice:
+    """Turn "0:100", ":50", "10:" or "0:100:2" into a slice of positions.
+
+    Examples
+    --------
+    >>> parse_frames("0:100:2")
+    slice(0, 100, 2)
+    >>> parse_frames("7")
+    slice(7, 8, None)
+    """
+    parts = text.split(":")
+    try:
+        numbers = [int(p) if p.strip() else None for p in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and numbers[0] is not None:
+        return slice(numbers[0], numbers[0] + 1 or None)
+    if len(numbers) not in (2, 3) or (len(numbers) == 3 and numbers[2] is not None and numbers[2] < 1):
+        raise InputError(f"frames is {text!r}; expected start:stop or start:stop:step, as 0:100 (the end not included)")
+    return slice(*numbers)
+
+
+def source_text(source: Any) -> str | list[str] | None:
+    """Return the source as absolute text, or None where it is an array that no path names."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(Path(source).expanduser().absolute())
+    if isinstance(source, (list, tuple)) and all(isinstance(p, (str, os.PathLike)) for p in source):
+        return [str(Path(p).expanduser().absolute()) for p in source]
+    return None
+
+
+def _model_text(model: Any) -> str:
+    return str(Path(model).absolute()) if isinstance(model, os.PathLike) else getattr(model, "name", repr(model))
+
+
+def _check_number(name: str, value: Any, low: float, high: float, expected: str) -> None:
+    number = float(value) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else math.nan
+    if not low < number < high:
+        raise InputError(f"{name} is {value!r}; expected {expected}")
