@@ -1,0 +1,159 @@
+"""A row a particle a frame, from a movie and a probability map from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..core.calibration import grid_of
+from ..core.errors import InputError
+from ..core.schema import PARTICLES
+from ..kernels.particle import measure_particles
+
+__all__ = ["analyse_particles"]
+
+#: a partition holds at most this many pixels and frames
+PARTITION_PIXELS = 2**24
+PARTITION_FRAMES = 16
+
+
+def analyse_particles(
+    movie: xr.DataArray,
+    probability: xr.DataArray,
+    *,
+    crystal: str | Sequence[float] | None = None,
+    mtf: Callable[[np.ndarray], np.ndarray] | None = None,
+    threshold: float = 0.5,
+    min_area: float | None = None,
+    labels: xr.DataArray | None = None,
+    frames_per_partition: int | None = None,
+) -> dd.DataFrame:
+    """Measure every particle of every frame: size, position, spot pairs and their ratio.
+
+    Nothing is computed until the table is asked for its values. Particles that touch the border
+    of the frame are flagged, never dropped.
+
+    Parameters
+    ----------
+    movie : DataArray, dims (frame, y, x)
+        Counts, calibrated: positions and lengths come from its coordinates ``y`` and ``x``, also
+        for a cropped or strided movie.
+    probability : DataArray, dims (frame, class, y, x) or (frame, y, x)
+        From `segment` or from anywhere, on the movie's frames and pixels. Of several classes the
+        one called ``particle`` is taken, else everything that is not ``background``.
+    crystal : str or sequence of float, optional
+        Search spots only on the rings of this crystal; see `fourier_peak_pairs`.
+    mtf : callable, optional
+        Amplitude MTF of the frequency in units of Nyquist.
+    threshold, min_area
+        See `label_particles`; not used where ``labels`` are given.
+    labels : DataArray, dims (frame, y, x), optional
+        Integer labels, 0 is background; by default ``label_particles(probability, ...)``.
+    frames_per_partition : int, optional
+        Frames a partition; by default up to 16, fewer where frames are large.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        Table `core.schema.PARTICLES`, one partition a batch of frames.
+
+    Raises
+    ------
+    InputError
+        If dims, frames or pixels do not match, or there is no class to take.
+    CalibrationError
+        If the movie has no pixel size.
+
+    Examples
+    --------
+    >>> from hrtem_dask.core.calibration import make_movie
+    >>> y, x = np.mgrid[:96, :96] * 0.5
+    >>> disc = np.hypot(y - 20, x - 24) < 15
+    >>> counts = np.random.default_rng(0).poisson(40 + 12 * np.cos(2 * np.pi * 0.4245 * (x + 0.3 * y)) * disc)
+    >>> movie = make_movie(counts[None], pixel_size=0.5)
+    >>> labels = movie.copy(data=disc[None].astype(np.int32))
+    >>> table = analyse_particles(movie, movie.copy(data=disc[None] * 0.9), labels=labels).compute()
+    >>> table[["frame", "particle", "y", "x", "n_pairs"]].round(1).values.tolist()
+    [[0.0, 1.0, 20.0, 24.0, 1.0]]
+    """
+    if not isinstance(movie, xr.DataArray) or movie.dims != ("frame", "y", "x"):
+        raise InputError(f"the movie has the dims {getattr(movie, 'dims', type(movie).__name__)}; expected "
+                         f"('frame', 'y', 'x'). Of a focal series take one image: movie.isel(defocus=0)")
+    grid = grid_of(movie)
+    if labels is None:
+        from .labels import label_particles
+
+        labels = label_particles(_on_grid_of(movie, probability, "probability"), threshold=threshold,
+                                 min_area=min_area)
+    certain = _particle_class(_on_grid_of(movie, probability, "probability"))
+    labels = _on_grid_of(movie, labels, "labels")
+    if labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels have the dims {labels.dims} and the dtype {labels.dtype}; expected integers with "
+                         f"the dims ('frame', 'y', 'x'), as label_particles(probability) returns")
+    size = frames_per_partition or min(PARTITION_FRAMES, max(1, PARTITION_PIXELS // (grid.ny * grid.nx)))
+    stacks = [_batches(a, size) for a in (movie, certain, labels)]
+    frames = movie["frame"].values if "frame" in movie.coords else np.arange(movie.sizes["frame"])
+    times = movie["time"].values.astype(np.float64) if "time" in movie.coords else np.full(len(frames), np.nan)
+    measure = dask.delayed(_measure_batch, pure=True, traverse=False)
+    options = {"y0": grid.y0, "x0": grid.x0, "dy": grid.dy, "dx": grid.dx, "crystal": crystal, "mtf": mtf}
+    parts = [measure(*blocks, frames[i * size:(i + 1) * size], times[i * size:(i + 1) * size], options)
+             for i, blocks in enumerate(zip(*stacks, strict=True))]
+    if not parts:
+        return dd.from_pandas(PARTICLES.empty(), npartitions=1)
+    return dd.from_delayed(parts, meta=PARTICLES.empty(), verify_meta=False)
+
+
+def _measure_batch(images: np.ndarray, probability: np.ndarray, labels: np.ndarray, frames: np.ndarray,
+                   times: np.ndarray, options: dict[str, Any]) -> pd.DataFrame:
+    rows = [measure_particles(*planes, frame=int(frame), time=float(time), **options)
+            for *planes, frame, time in zip(images, probability, labels, frames, times, strict=True)]
+    full = [table for table in rows if len(table)]
+    return pd.concat(full, ignore_index=True) if full else PARTICLES.empty()
+
+
+def _batches(data: xr.DataArray, size: int) -> list[Any]:
+    """Delayed blocks of whole frames; a numpy array in memory is cut up, not copied into the graph at once."""
+    array = data.data if isinstance(data.data, da.Array) else da.from_array(data.values, chunks=(size, -1, -1))
+    return list(array.rechunk((size, -1, -1)).to_delayed().ravel())
+
+
+def _on_grid_of(movie: xr.DataArray, data: xr.DataArray, what: str) -> xr.DataArray:
+    """Check that the data is on the movie's frames and pixels; a missing coordinate is no contradiction."""
+    if not isinstance(data, xr.DataArray) or {"frame", "y", "x"} - set(data.dims):
+        raise InputError(f"{what} is {getattr(data, 'dims', type(data).__name__)}; expected a DataArray with the dims "
+                         f"(frame, y, x) or (frame, class, y, x). Wrap a plain array: "
+                         f"xarray.DataArray(array, dims=('frame', 'y', 'x'))")
+    for dim in ("frame", "y", "x"):
+        if data.sizes[dim] != movie.sizes[dim]:
+            raise InputError(f"{what} has {data.sizes[dim]} samples along {dim} and the movie {movie.sizes[dim]}; "
+                             f"expected the same. Select the same frames and the same crop of both")
+        if dim in data.coords and dim in movie.coords and not np.array_equal(data[dim].values, movie[dim].values):
+            raise InputError(f"{what} and the movie have different coordinates {dim}, from {data[dim].values[0]:g} to "
+                             f"{data[dim].values[-1]:g} and from {movie[dim].values[0]:g} to "
+                             f"{movie[dim].values[-1]:g}; expected equal ones. Resample or select first")
+    missing = {dim: movie[dim] for dim in ("frame", "y", "x") if dim in movie.coords and dim not in data.coords}
+    return data.assign_coords(missing) if missing else data
+
+
+def _particle_class(probability: xr.DataArray) -> xr.DataArray:
+    if "class" not in probability.dims:
+        return probability.transpose("frame", "y", "x")
+    classes = [str(c) for c in probability["class"].values] if "class" in probability.coords else []
+    if "particle" in classes:
+        chosen = probability.isel({"class": classes.index("particle")})
+    elif "background" in classes:
+        chosen = 1 - probability.isel({"class": classes.index("background")})
+    elif probability.sizes["class"] == 1:
+        chosen = probability.isel({"class": 0})
+    else:
+        raise InputError(f"probability has {probability.sizes['class']} classes called {classes or 'nothing'}; "
+                         f"expected one called 'particle' or 'background'. Select one: "
+                         f"probability.isel({{'class': 1}})")
+    return chosen.transpose("frame", "y", "x")
