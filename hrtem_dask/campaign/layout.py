@@ -82,8 +82,9 @@ def prepare_store(out: Path, movie: xr.DataArray, classes: Sequence[str], frames
             if folder.exists():
                 shutil.rmtree(folder)
         (out / FOLDER).mkdir()
+    attrs = {k: v for k, v in record(movie.attrs, "campaign").items() if k == "provenance"}
     create_store(path, _specs(movie, classes, frames_per_unit), coords=coords,
-                 attrs={"provenance": record(movie.attrs, "campaign")["provenance"], "frames_per_unit": frames_per_unit})
+                 attrs=attrs | {"frames_per_unit": frames_per_unit})
     return frames_per_unit
 
 

@@ -228,7 +228,7 @@ def _count(plan: Plan, index: int, future: cf.Future, outcome: Outcome) -> None:
         done = future.result()
     except HrtemDaskError:
         raise
-    except Exception as error:  # a worker that died or a message that was lost costs its unit, and is tried again
+    except Exception as error:  # noqa: BLE001 - a worker that died or a message that was lost costs its unit, and is tried again
         log.warning("unit %d failed: %s: %s", index, type(error).__name__, error)
         numbers = plan.numbers(index)
         done = {"frames": len(numbers), "seconds": 0.0,
