@@ -47,11 +47,11 @@ def probe(path: Path, signal: int | str | None, use: Callable[[Opened], Any]) ->
         raise
     except MemoryError as error:
         raise ReadError(f"{path}: not enough memory to read it ({error}); the header may be damaged") from error
-    except Exception as error:  # noqa: BLE001 - the libraries raise anything at all on a damaged file
+    except Exception as error:  # the libraries raise anything at all on a damaged file
         family = family_of(path)
         raise ReadError(
-            f"{path}: cannot be read as {family} ({type(error).__name__}: {str(error)[:200]}); it is damaged, truncated "
-            "or of another kind. Copy it again, or rename it to the suffix of its true format"
+            f"{path}: cannot be read as {family} ({type(error).__name__}: {str(error)[:200]}); it is damaged, "
+            "truncated or of another kind. Copy it again, or rename it to the suffix of its true format"
         ) from error
 
 
@@ -82,7 +82,7 @@ class FrameReader:
         block = one_channel(opened.fetch(self.start, self.stop), self.path)
         expected = (self.stop - self.start, *self.shape)
         if block.shape != expected:
-            raise ReadError(f"{self.path}: gave pixels of shape {block.shape}; expected {expected}, it may be truncated")
+            raise ReadError(f"{self.path}: gave pixels of shape {block.shape}; expected {expected}, is it truncated?")
         dtype = np.dtype(self.dtype)
         if not np.can_cast(block.dtype, dtype, "safe"):
             raise ReadError(f"{self.path}: holds {block.dtype} pixels; expected {dtype} as in the first file")
@@ -111,7 +111,7 @@ def lazy_frames(
         Frames in a block, within a file; by default as many as fit `BLOCK_BYTES`, at least one.
     """
     dtype = np.dtype(dtype)
-    dtype = np.dtype(np.uint8) if dtype == bool else dtype.newbyteorder("=")
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
     if dtype.kind not in "iuf":
         raise InputError(f"{paths[0]}: pixels of dtype {dtype}; expected integers or real numbers")
     step = frames_per_chunk or max(1, BLOCK_BYTES // max(1, dtype.itemsize * shape[0] * shape[1]))

@@ -92,9 +92,8 @@ def open_movie(
         movie = calibrated(movie, pixel_size)
         movie.attrs["calibration_source"] = "user"
     _remark(movie)
-    if frame_time is not None:
-        if "time" not in movie.coords or movie.attrs.pop("times_from", None) is None:
-            movie = movie.assign_coords(time=("frame", movie.frame.values * float(frame_time), {"units": "second"}))
+    if frame_time is not None and movie.attrs.get("times_from") != "names":  # names keep the gaps of dropped frames
+        movie = movie.assign_coords(time=("frame", movie.frame.values * float(frame_time), {"units": "second"}))
     movie.attrs.pop("times_from", None)
     if defocus is not None:
         movie = _focal_series(movie, defocus)
@@ -146,6 +145,8 @@ def _times(files: list[Path], first: Opened, described: Description, frame_time:
     if first.n > 1:
         return None, ""
     times = times_from_names(files, frame_time)
+    if times is None and described.attrs.get("exposure"):  # a recording of less than a second
+        times = times_from_names(files, described.attrs["exposure"])
     return times, "" if times is None else "names"
 
 
@@ -167,7 +168,7 @@ def _remark(movie: xr.DataArray) -> None:
     if min(sizes) < USUAL[0] or max(sizes) > USUAL[1]:
         warnings.warn(
             f"{movie.attrs.get('source')}: a pixel size of {sizes[0]:g} angstrom is unusual for HRTEM "
-            f"({USUAL[0]:g} to {USUAL[1]:g}). Is it in angstrom? Else give open_movie(..., pixel_size=...)", stacklevel=4,
+            f"({USUAL[0]:g} to {USUAL[1]:g}). If it is wrong give open_movie(..., pixel_size=...)", stacklevel=4,
         )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def _focal_series(movie: xr.DataArray, defocus: Sequence[float]) -> xr.DataArray
         raise InputError(f"defocus is {defocus!r}; expected a list of numbers of angstrom, as [-50, 0, 50]")
     if "defocus" in movie.dims:
         if movie.sizes["defocus"] != values.size:
-            raise InputError(f"the series has {movie.sizes['defocus']} images a frame; expected {values.size} as in defocus")
+            raise InputError(f"{movie.sizes['defocus']} images a frame; expected {values.size}, the length of defocus")
         return movie.assign_coords(defocus=("defocus", values, {"units": "angstrom"}))
     n, k = movie.sizes["frame"], values.size
     if n % k:
@@ -187,6 +188,7 @@ def _focal_series(movie: xr.DataArray, defocus: Sequence[float]) -> xr.DataArray
             "Leave the last ones out, as movie[: -1], or give the right cycle"
         )
     data = da.stack([movie.data[i::k] for i in range(k)], axis=1).rechunk({1: k})
-    out = make_movie(data, defocus=values, attrs=movie.attrs, time=movie.time.values[::k] if "time" in movie.coords else None)
+    time = movie.time.values[::k] if "time" in movie.coords else None
+    out = make_movie(data, defocus=values, attrs=movie.attrs, time=time)
     spatial = {axis: movie[axis] for axis in ("y", "x") if axis in movie.coords}
     return out.assign_coords(spatial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 
 from ..core.errors import InputError, ReadError
 from ..core.units import is_reciprocal_length, length_to_angstrom, time_to_second
+
+#: share of the pixels of a frame that an annotation may colour
+ANNOTATION = 0.005
 
 __all__ = ["Description", "Opened", "axis_order", "describe_axes", "one_channel"]
 
@@ -42,25 +46,32 @@ class Opened:
 def one_channel(block: np.ndarray, path: str) -> np.ndarray:
     """Make one channel of a block (frame, y, x, colour) whose colours agree.
 
-    An opacity is ignored. Blocks (frame, y, x) are returned as they are.
+    An opacity is ignored. Blocks (frame, y, x) are returned as they are. Where the colours differ in
+    at most `ANNOTATION` of a frame, as at the smoothed edges of a burnt-in scale bar, those pixels get
+    their median and a warning names the file.
 
     Raises
     ------
     ReadError
-        If the colours differ: colour has no meaning as counts, and a false colour map cannot be undone.
+        If the colours differ elsewhere: colour has no meaning as counts, and a false colour map cannot
+        be undone.
     """
     if block.ndim == 3:
         return block
     colours = block[..., : block.shape[-1] - (block.shape[-1] in (2, 4))]
-    first = colours[..., 0]
-    for k in range(1, colours.shape[-1]):
-        if not np.array_equal(colours[..., k], first):
-            share = float(np.mean(colours[..., k] != first))
-            raise ReadError(
-                f"{path}: a colour image (red, green and blue differ in {share:.2%} of the pixels); expected grey "
-                "values. Export the raw image, or a grey image without coloured annotations"
-            )
-    return first
+    differ = (colours != colours[..., :1]).any(axis=-1)
+    share = float(differ.mean(axis=(1, 2)).max())
+    if share > ANNOTATION:
+        raise ReadError(
+            f"{path}: a colour image (red, green and blue differ in {share:.2%} of the pixels); expected grey "
+            "values. Export the raw image, or a grey image without coloured annotations"
+        )
+    grey = colours[..., 0].copy()
+    if share > 0:
+        grey[differ] = np.median(colours[differ], axis=-1).astype(grey.dtype)
+        warnings.warn(f"{path}: {int(differ.sum())} coloured pixels, an annotation by their number, became grey; "
+                      "a burnt-in scale bar is still in the image", stacklevel=3)  # fmt: skip
+    return grey
 
 
 def axis_order(names: Sequence[Any], navigate: Sequence[bool], path: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -81,9 +92,11 @@ def axis_order(names: Sequence[Any], navigate: Sequence[bool], path: str, shape:
     return (*[i for i in range(len(plain)) if i not in last], *last)
 
 
-def describe_axes(axes: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any] | None = None) -> Description:
+def describe_axes(
+    axes: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any] | None = None, remarks: Sequence[str] = ()
+) -> Description:
     """Read pixel size and time from axes in the form of RosettaSciIO, ordered (others..., y, x)."""
-    notes: list[str] = []
+    notes = list(remarks)
     sizes = [_pixel(axis, notes) for axis in axes[-2:]]
     time = None
     for axis in axes[:-2]:
@@ -107,7 +120,7 @@ def _number(value: Any) -> float:
 def _pixel(axis: Mapping[str, Any], notes: list[str]) -> float | None:
     scale, unit = _number(axis.get("scale")), axis.get("units")
     if is_reciprocal_length(unit):
-        notes.append(f"the axis {axis.get('name')} is in {unit}, so this looks like a diffraction pattern or a spectrum")
+        notes.append(f"the axis {axis.get('name')} is in {unit}: this looks like a diffraction pattern, not an image")
         return None
     size = length_to_angstrom(scale, unit)
     if size is None or not np.isfinite(size) or size == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -27,9 +27,10 @@ WHERE = {
     "microscope": "Acquisition_instrument.TEM.microscope", "beam_energy": "Acquisition_instrument.TEM.beam_energy",
     "magnification": "Acquisition_instrument.TEM.magnification",
     "exposure": "Acquisition_instrument.TEM.Detector.Camera.exposure",
-    "exposure_time": "Acquisition_instrument.TEM.Camera.exposure",
     "camera": "Acquisition_instrument.TEM.Detector.Camera.name",
 }  # fmt: skip
+GATAN_EXPOSURE = "ImageList.TagGroup0.ImageTags.DataBar.Exposure Time (s)"
+NUMBERS = ("beam_energy", "magnification", "exposure")
 
 
 @contextmanager
@@ -42,17 +43,15 @@ def open_rosetta(path: str, signal: int | str | None = None) -> Iterator[Opened]
         family = _kind_of_hdf5(path)
     plugin = import_module(f"rsciio.{PLUGINS[family]}")
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        chosen = plugin.file_reader(path, lazy=True)
-        images = [s for s in chosen if _is_image(s)]
+        # the .zspy plug-in opens lazy data for writing unless it is told otherwise
+        mode = {"mode": "r"} if family == "HyperSpy (Zarr)" else {}
+        found = plugin.file_reader(path, lazy=True, **mode)
+        images = [s for s in found if _is_image(s)]
         stack.callback(_close, images)
-        stack.enter_context(warnings.catch_warnings())
-        picked = _pick(images, chosen, path, signal)
-        yield _opened(picked, path)
+        yield _opened(*_pick(images, found, path, signal), path)
 
 
-def _opened(signal: Mapping[str, Any], path: str) -> Opened:
+def _opened(signal: Mapping[str, Any], notes: tuple[str, ...], path: str) -> Opened:
     data, axes = signal["data"], list(signal["axes"])
     order = axis_order([a.get("name") for a in axes], [bool(a.get("navigate")) for a in axes], path, data.shape)
     data, axes = data.transpose(order), [axes[i] for i in order]
@@ -68,7 +67,7 @@ def _opened(signal: Mapping[str, Any], path: str) -> Opened:
         return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
     return Opened(int(n), (int(shape[0]), int(shape[1])), np.dtype(data.dtype), fetch,
-                  lambda: describe_axes(axes, metadata_attrs(signal)))  # fmt: skip
+                  lambda: describe_axes(axes, metadata_attrs(signal), notes))  # fmt: skip
 
 
 def _is_image(signal: Mapping[str, Any]) -> bool:
@@ -82,8 +81,10 @@ def _title(signal: Mapping[str, Any]) -> str:
     return str(signal["metadata"].get("General", {}).get("title") or "untitled")
 
 
-def _pick(images: Sequence[Mapping], found: Sequence[Mapping], path: str, signal: int | str | None) -> Mapping:
-    """Choose one image signal: the one asked for, or the largest, with a warning where there are several."""
+def _pick(
+    images: Sequence[Mapping], found: Sequence[Mapping], path: str, signal: int | str | None
+) -> tuple[Mapping, tuple[str, ...]]:
+    """Choose one image signal: the one asked for, or the largest, with a remark where there are several."""
     held = ", ".join(f"{i}: {_title(s)} {s['data'].shape}" for i, s in enumerate(images))
     if not images:
         shapes = [(_title(s), s["data"].shape, str(s["data"].dtype)) for s in found]
@@ -92,15 +93,14 @@ def _pick(images: Sequence[Mapping], found: Sequence[Mapping], path: str, signal
         match = [s for i, s in enumerate(images) if signal in (i, _title(s))]
         if not match:
             raise InputError(f"{path}: no image signal {signal!r}; expected a number or a title of {held}")
-        return match[0]
+        return match[0], ()
     best = max(range(len(images)), key=lambda i: (images[i]["data"].size, -i))
-    if len(images) > 1:
-        warnings.simplefilter("default")
-        warnings.warn(
-            f"{path}: holds {len(images)} image signals ({held}); number {best} is used. "
-            "Choose another by open_movie(..., signal=NUMBER or TITLE)", stacklevel=6,
-        )  # fmt: skip
-    return images[best]
+    if len(images) == 1:
+        return images[best], ()
+    return images[best], (
+        f"holds {len(images)} image signals ({held}); number {best} is used. "
+        "Choose another by open_movie(..., signal=NUMBER or TITLE)",
+    )
 
 
 def _close(signals: Sequence[Mapping[str, Any]]) -> None:
@@ -131,16 +131,16 @@ def metadata_attrs(signal: Mapping[str, Any]) -> dict[str, Any]:
     metadata = dict(signal.get("metadata", {}))
     attrs = {name: value for name, where in WHERE.items() if (value := _look_up(metadata, where)) is not None}
     for where, (target, convert) in (signal.get("mapping") or {}).items():
-        name = next((k for k, v in WHERE.items() if target in (v, v.replace("Detector.", ""))), None)
+        name = next((k for k, v in WHERE.items() if target in (v, v.replace("Detector.Camera", "Camera"))), None)
         value = _look_up(signal.get("original_metadata", {}), where)
         if name is None or name in attrs or value is None:
             continue
         try:
             attrs[name] = value if convert is None else convert(value)
-        except Exception:  # noqa: BLE001,S112 - a note about the microscope must not stop a movie from opening
+        except Exception:  # noqa: BLE001 - a note about the microscope must not stop a movie from opening
             continue
-    attrs.setdefault("exposure", attrs.pop("exposure_time", None))
-    return {k: _plain(v) for k, v in attrs.items() if _plain(v) not in (None, "")}
+    attrs.setdefault("exposure", _look_up(signal.get("original_metadata", {}), GATAN_EXPOSURE))
+    return {k: v for k, v in ((k, _plain(v, k in NUMBERS)) for k, v in attrs.items()) if v not in (None, "", 0)}
 
 
 def _look_up(tree: Any, where: str) -> Any:
@@ -151,8 +151,13 @@ def _look_up(tree: Any, where: str) -> Any:
     return tree
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, number: bool) -> str | float | int | None:
     value = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+    if number:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return None
     return value if isinstance(value, (str, int, float)) else None
 
 
@@ -165,7 +170,7 @@ def open_ser(path: str, signal: int | str | None = None) -> Iterator[Opened]:
     """
     from rsciio.tia import _api as tia
 
-    ser = _ser_of(path, signal)
+    ser, notes = _ser_of(path, signal)
     with open(ser, "rb") as f:  # noqa: PTH123 - numpy reads from the handle
         header = np.fromfile(f, dtype=np.dtype(tia.get_header_dtype_list(f)), count=1)
         if header.size == 0 or tia.guess_record_by(header["DataTypeID"]) != "image":
@@ -187,7 +192,7 @@ def open_ser(path: str, signal: int | str | None = None) -> Iterator[Opened]:
             return np.concatenate([frame["Array"] for frame in frames])
 
         dtype = record["Array"].base
-        yield Opened(n, shape, dtype, fetch, lambda: _describe_ser(ser, path, first))
+        yield Opened(n, shape, dtype, fetch, lambda: _describe_ser(ser, path, first, notes))
 
 
 def _at(f: Any, offset: int) -> Any:
@@ -195,20 +200,22 @@ def _at(f: Any, offset: int) -> Any:
     return f
 
 
-def _ser_of(path: str, signal: int | str | None) -> str:
+def _ser_of(path: str, signal: int | str | None) -> tuple[str, tuple[str, ...]]:
     if not path.lower().endswith(".emi"):
-        return path
+        return path, ()
     here = Path(path)
-    found = sorted(p for p in here.parent.glob("*") if p.suffix.lower() == ".ser" and p.stem.startswith(here.stem + "_"))
+    found = sorted(p for p in here.parent.glob(glob.escape(here.stem) + "_*") if p.suffix.lower() == ".ser")
     if not found:
         raise ReadError(f"{path}: the pixels of an .emi are in {here.stem}_1.ser beside it, which is not there")
-    if len(found) > 1 and signal is None:
-        warnings.warn(f"{path}: has {len(found)} series ({', '.join(p.name for p in found)}); the first is used. "
-                      "Choose another by open_movie(..., signal=NUMBER)", stacklevel=6)  # fmt: skip
-    return str(found[int(signal or 0)])
+    number = int(signal or 0) if isinstance(signal, int | None) else -1
+    if not 0 <= number < len(found):
+        raise InputError(f"{path}: no series {signal!r}; expected a number from 0 to {len(found) - 1}")
+    names = ", ".join(f"{i}: {p.name}" for i, p in enumerate(found))
+    several = f"has {len(found)} series ({names}); the first is used. Choose another by open_movie(..., signal=NUMBER)"
+    return str(found[number]), (several,) if len(found) > 1 and signal is None else ()
 
 
-def _describe_ser(ser: str, path: str, first: np.ndarray) -> Description:
+def _describe_ser(ser: str, path: str, first: np.ndarray, notes: tuple[str, ...]) -> Description:
     metres = ({"name": "y", "size": 1, "scale": first["CalibrationDeltaY"][0], "units": "m"},
               {"name": "x", "size": 1, "scale": first["CalibrationDeltaX"][0], "units": "m"})  # fmt: skip
     attrs: dict[str, Any] = {}
@@ -222,4 +229,4 @@ def _describe_ser(ser: str, path: str, first: np.ndarray) -> Description:
         if found:
             attrs = metadata_attrs(found[0])
             unit = "1/m" if "1" in str(found[0]["axes"][-1]["units"]) else "m"
-    return describe_axes([dict(axis, units=unit) for axis in metres], attrs)
+    return describe_axes([dict(axis, units=unit) for axis in metres], attrs, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,7 +27,7 @@ def open_tiff(path: str, signal: int | str | None = None) -> Iterator[Opened]:
     import tifffile
 
     with tifffile.TiffFile(path) as tif:
-        number = _choose(tif, path, signal)
+        number, note = _choose(tif, path, signal)
         series = tif.series[number]
         axes, shape = series.axes, series.shape
         frames = [(a, s) for a, s in zip(axes, shape, strict=True) if a not in "YXS" and s > 1]
@@ -38,27 +39,27 @@ def open_tiff(path: str, signal: int | str | None = None) -> Iterator[Opened]:
         def fetch(start: int, stop: int) -> np.ndarray:
             return _fetch(tif, number, path, n, start, stop)
 
-        yield Opened(n, (size["Y"], size["X"]), series.dtype, fetch, lambda: _describe(tif, path, n))
+        yield Opened(n, (size["Y"], size["X"]), series.dtype, fetch, lambda: _describe(tif, path, n, note))
 
 
-def _choose(tif: Any, path: str, signal: int | str | None) -> int:
+def _choose(tif: Any, path: str, signal: int | str | None) -> tuple[int, tuple[str, ...]]:
     if not tif.series:
         raise InputError(f"{path}: a TIFF file without any image")
     if signal is not None:
         if not isinstance(signal, int) or not 0 <= signal < len(tif.series):
             raise InputError(f"{path}: no image series {signal!r}; expected a number from 0 to {len(tif.series) - 1}")
-        return signal
+        return signal, ()
     images = [i for i, s in enumerate(tif.series) if "Y" in s.axes and "X" in s.axes]
     if not images:
         raise InputError(f"{path}: series with the axes {[s.axes for s in tif.series]}; expected axes Y and X")
     best = max(images, key=lambda i: (tif.series[i].size, -i))
-    if len(images) > 1:
-        held = ", ".join(f"{i}: {tif.series[i].shape}" for i in images)
-        warnings.warn(
-            f"{path}: holds {len(images)} image series ({held}); number {best} is used. "
-            "Choose another by open_movie(..., signal=NUMBER)", stacklevel=5,
-        )  # fmt: skip
-    return best
+    if len(images) == 1:
+        return best, ()
+    held = ", ".join(f"{i}: {tif.series[i].shape}" for i in images)
+    return best, (
+        f"holds {len(images)} image series ({held}); number {best} is used. "
+        "Choose another by open_movie(..., signal=NUMBER)",
+    )
 
 
 def _fetch(tif: Any, number: int, path: str, n: int, start: int, stop: int) -> np.ndarray:
@@ -86,21 +87,20 @@ def _fetch(tif: Any, number: int, path: str, n: int, start: int, stop: int) -> n
     return np.array(data[start:stop])
 
 
-def _describe(tif: Any, path: str, n: int) -> Description:
+def _describe(tif: Any, path: str, n: int, notes: tuple[str, ...]) -> Description:
     described = _ome(tif, n) if tif.is_ome else None
     if described is not None:
-        return described
-    attrs: dict[str, Any] = {}
+        return replace(described, warnings=notes)
     time = None
     imagej = tif.imagej_metadata or {}
     if imagej.get("finterval") and n > 1:
         step = time_to_second(float(imagej["finterval"]), imagej.get("tunit", "s"))
         time = None if step is None else step * np.arange(n)
     found = _rosetta(path) or Description()
-    pixel = found.pixel_size or _resolution(tif.pages[0])
+    pixel = found.pixel_size or _resolution(tif.pages[0], imagej.get("unit"))
     if pixel is not None and max(pixel) > LARGEST_PIXEL:
         pixel = None
-    return Description(pixel, time, attrs | dict(found.attrs), found.warnings)
+    return Description(pixel, time, found.attrs, notes + found.warnings)
 
 
 def _rosetta(path: str) -> Description | None:
@@ -120,9 +120,10 @@ def _rosetta(path: str) -> Description | None:
     return describe_axes(axes, metadata_attrs(signals[0])) if len(axes) == 2 else None
 
 
-def _resolution(page: Any) -> tuple[float, float] | None:
-    """Pixel size (y, x) from the plain resolution tags, in centimetres or inches; screen dots are sorted out later."""
-    unit = {2: "inch", 3: "cm"}.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 0)
+def _resolution(page: Any, unit: str | None) -> tuple[float, float] | None:
+    """Pixel size (y, x) from the resolution tags, in ImageJ's unit, or centimetres or inches."""
+    if unit is None and "ResolutionUnit" in page.tags:
+        unit = {2: "inch", 3: "cm"}.get(int(page.tags["ResolutionUnit"].value))
     sizes = []
     for tag in ("YResolution", "XResolution"):
         over, under = page.tags[tag].value if tag in page.tags else (0, 1)

@@ -125,7 +125,7 @@ def _named(data: xr.DataArray, source: str) -> xr.DataArray:
             raise InputError(f"{source}: dims {dims}; expected (frame, y, x)")
     others = [str(d) for d in data.dims if d not in ("y", "x", "defocus")]
     if len(others) > 1 or (others and others[0] not in FRAME_NAMES):
-        raise InputError(f"{source}: dims {tuple(data.dims)}; expected (frame, y, x). Rename or select the others first")
+        raise InputError(f"{source}: dims {tuple(data.dims)}; expected (frame, y, x). Rename or select the others")
     if not others:
         data = data.expand_dims("frame")
     elif others[0] != "frame":
@@ -164,8 +164,9 @@ def _with_coordinates(movie: xr.DataArray, data: xr.DataArray, source: str) -> x
         factor = length_to_angstrom(1.0, data[axis].attrs.get("units"))
         if factor is None:
             if values.size > 1 and values[1] - values[0] != 1:
-                warnings.warn(f"{source}: the coordinate {axis} has the unit {data[axis].attrs.get('units')!r}; expected "
-                              "a length, so it is not used. Set data.y.attrs['units'] = 'angstrom'", stacklevel=5)
+                unit = data[axis].attrs.get("units")
+                warnings.warn(f"{source}: the coordinate {axis} has the unit {unit!r}; expected a length, so it is not "
+                              f"used. Set data.{axis}.attrs['units'] = 'angstrom'", stacklevel=5)
             return movie
         out = out.assign_coords({axis: (axis, values * factor, {"units": "angstrom"})})
         if values.size > 1:
@@ -194,7 +195,7 @@ def from_zarr(path: Path) -> xr.DataArray:
 
     try:
         node = zarr.open(str(path), mode="r")
-    except Exception as error:  # noqa: BLE001 - a damaged store raises anything
+    except Exception as error:  # a damaged store raises anything
         raise ReadError(f"{path}: cannot be opened as a Zarr store ({type(error).__name__}: {error})") from error
     if isinstance(node, zarr.Array):
         return _zarr_array(node, path)
@@ -205,8 +206,8 @@ def from_zarr(path: Path) -> xr.DataArray:
             warnings.simplefilter("ignore")
             data = xr.open_zarr(str(path), consolidated=False, chunks={})
     except Exception as error:
-        raise ReadError(f"{path}: a Zarr group that xarray cannot open ({type(error).__name__}: {error}); expected a "
-                        "data set with one image, or give the path of an array inside the group") from error  # fmt: skip
+        raise ReadError(f"{path}: a Zarr group that xarray cannot open ({type(error).__name__}: {error}); expected "
+                        "a data set with one image. Or give the path of an array inside the group") from error
     if not data.data_vars:
         raise InputError(f"{path}: a Zarr group with {sorted(node.keys())}; expected one image. Give the path of an "
                          f"array or group inside, as {path / next(iter(sorted(node.keys())), 'movie')}")  # fmt: skip
