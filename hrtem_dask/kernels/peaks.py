@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.ndimage import maximum_filter
 
 from ..core.schema import PEAK_PAIRS
-from .background import Background, detection_threshold, radial_background
+from .background import Background, detection_threshold, fit_background
 from .crop import Crop, masked_crop
 from .crystal import d_spacings
 from .net import missing_pairs
@@ -81,14 +81,12 @@ def find_pairs(crop: Crop, spectrum: Spectrum, *, crystal: str | Sequence[float]
     if search is None:
         return PEAK_PAIRS.empty()
     found, noise, threshold = np.zeros((0, 4)), None, np.zeros(0)
-    for _ in range(3):  # spots found in one pass are left out of the noise level of the next
-        noise = _noise(search, found)
+    for azimuthal in (False, True, True):  # spots found in one pass are left out of the noise level of the next
+        noise = _noise(search, found, azimuthal)
         if noise is None:
             return PEAK_PAIRS.empty()
         threshold = detection_threshold(search.trials, noise.samples, alpha)
-        before, found = len(found), _detect(search, noise, threshold)
-        if len(found) == before:
-            break
+        found = _detect(search, noise, threshold)
     detected = found[found[:, 3] > 0]
     return _table(search, noise, threshold, detected)
 
@@ -107,7 +105,7 @@ def _prepare(crop: Crop, spectrum: Spectrum, crystal: str | Sequence[float] | No
     cell = float(np.prod(spectrum.step))
     return _Search(
         spectrum, k, allowed, resolution,
-        trials=float(allowed.sum()) / 2 * cell * crop.area, density=cell * crop.noise_area / 2, limits=(low, high),
+        trials=float(allowed.sum()) / 2 * cell * crop.area, density=cell * crop.noise_area, limits=(low, high),
         weight_sum=float(crop.weight.sum()), lobes=_side_lobes(spectrum, k))
 
 
@@ -121,7 +119,7 @@ def _side_lobes(spectrum: Spectrum, k: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.arange(len(envelope)) * step, np.sqrt(envelope)
 
 
-def _noise(search: _Search, found: np.ndarray) -> Background | None:
+def _noise(search: _Search, found: np.ndarray, azimuthal: bool) -> Background | None:
     valid = np.ones(search.k.shape, dtype=bool)
     radius = EXCLUSION * search.resolution
     for g_y, g_x in found[:, :2]:
@@ -129,8 +127,9 @@ def _noise(search: _Search, found: np.ndarray) -> Background | None:
             rows, cols = _box(search.spectrum, sign * g_y, sign * g_x, radius)
             y, x = search.spectrum.k_y[rows, None], search.spectrum.k_x[None, cols]
             valid[rows, cols] &= np.hypot(y - sign * g_y, x - sign * g_x) > radius
-    return radial_background(search.spectrum.power, search.k, valid, resolution=search.resolution,
-                             density=search.density, limits=search.limits)
+    return fit_background(search.spectrum.power, search.spectrum.k_y, search.spectrum.k_x, valid,
+                          resolution=search.resolution, density=search.density, limits=search.limits,
+                          azimuthal=azimuthal)
 
 
 def _box(spectrum: Spectrum, g_y: float, g_x: float, radius: float) -> tuple[slice, slice]:
@@ -143,7 +142,7 @@ def _detect(search: _Search, noise: Background, threshold: np.ndarray) -> np.nda
     """Rows (g_y, g_x, power, 1 or 0): the spots, brightest first; 0 marks one outside the searched range."""
     candidates = _local_maxima(search, noise)
     radius = np.hypot(candidates[:, 0], candidates[:, 1])
-    level = noise.at(radius)
+    level = noise.at(candidates[:, 0], candidates[:, 1])
     needed = np.interp(radius, noise.k, threshold) * level
     leak = np.zeros(len(candidates))
     taken: list[int] = []
@@ -175,7 +174,7 @@ def _local_maxima(search: _Search, noise: Background) -> np.ndarray:
     zone = half & (k >= search.limits[0] - margin) & (k <= reach)
     peak = zone & (power == maximum_filter(power, size=3, mode="nearest"))
     i, j = np.nonzero(peak)
-    strong = power[i, j] > 3 * noise.at(k[i, j])
+    strong = power[i, j] > 3 * noise.at(ky[i, 0], kx[0, j])
     i, j = i[strong] + rows.start, j[strong] + cols.start
     if not i.size:
         return np.zeros((0, 4))
@@ -197,7 +196,7 @@ def _table(search: _Search, noise: Background, threshold: np.ndarray, found: np.
     if not len(g):
         return PEAK_PAIRS.empty()
     radius = np.hypot(g[:, 0], g[:, 1])
-    level = noise.at(radius)
+    level = noise.at(g[:, 0], g[:, 1])
     # the power of a fringe of amplitude a is (a / 2)^2 (sum of weights)^2, its variance a^2 / 2
     limit = 2 * (np.interp(radius, noise.k, threshold) - 1) * level / search.weight_sum**2
     intensity = np.array([_integrate(search, noise, i, g) for i in range(len(g))])
@@ -222,7 +221,7 @@ def _integrate(search: _Search, noise: Background, which: int, g: np.ndarray) ->
     others = np.delete(everything, which, axis=0)
     nearest = np.min([np.hypot(y - o[0], x - o[1]) for o in others], axis=0)
     inside = (distance <= radius) & (distance <= nearest)
-    total = float((s.power[rows, cols] - noise.at(search.k[rows, cols]))[inside].sum())
+    total = float((s.power[rows, cols] - noise.at(y, x))[inside].sum())
     # what a pure fringe's spot, which has the shape of the window's power, holds in the same bins
     i = np.rint((y[:, 0] - g[which, 0]) / s.step[0]).astype(int) + s.k_y.size // 2
     j = np.rint((x[0] - g[which, 1]) / s.step[1]).astype(int) + s.k_x.size // 2
