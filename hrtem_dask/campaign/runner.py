@@ -34,7 +34,7 @@ from .units import process_unit
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Progress", "open_source", "run_campaign"]
+__all__ = ["Progress", "open_source", "plan_campaign", "run_campaign"]
 
 log = logging.getLogger(__name__)
 #: units in flight for each thread of the workers
@@ -88,10 +88,7 @@ def run_campaign(
     >>> campaign = run_campaign({"source": "frames/", "out": "results", "pixel_size": 0.59})  # doctest: +SKIP
     """
     started = time.time()
-    config = as_config(config)
-    out = prepare_folder(config.out)
-    config = _with_paths(config, out)
-    plan = _prepare(config, out)
+    config, plan = plan_campaign(config)
     outcome = Outcome(total=plan.n_frames, reused=plan.n_frames - plan.todo_frames, started=started)
     if plan.todo:
         plan.clear()
@@ -103,6 +100,20 @@ def run_campaign(
         outcome.where = "nothing to compute"
         _report(progress, outcome)
     return collect(config, plan, outcome)
+
+
+def plan_campaign(config: CampaignConfig | Mapping[str, Any]) -> tuple[CampaignConfig, Plan]:
+    """Check settings and source, make the output folder and its store, and see what is left to do.
+
+    Returns
+    -------
+    (CampaignConfig, Plan)
+        The settings with absolute paths, and the units with the stages that each still needs.
+    """
+    config = as_config(config)
+    out = prepare_folder(config.out)
+    config = _with_paths(config, out)
+    return config, _prepare(config, out)
 
 
 def open_source(config: CampaignConfig) -> xr.DataArray:

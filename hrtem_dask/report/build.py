@@ -180,17 +180,18 @@ def _figure_one(
 
 
 def _overview(frames: pd.DataFrame, scenes: Scenes) -> Any:
+    """Frames spread over the movie; None where so few are there that all are shown, worst first."""
     numbers = frames[frames.status == "done"].frame.to_list()
-    picked = np.unique(np.linspace(0, len(numbers) - 1, min(OVERVIEW, len(numbers))).round().astype(int))
+    if len(numbers) <= OVERVIEW:
+        return None
+    picked = np.unique(np.linspace(0, len(numbers) - 1, OVERVIEW).round().astype(int))
     found = scenes.many([int(numbers[i]) for i in picked])
     return figures.overlays(found) if found else None
 
 
 def _worst(frames: pd.DataFrame, scenes: Scenes) -> Any:
     done = frames[frames.status == "done"].sort_values(["certainty", "frame"])
-    if len(done) <= 1:
-        return None
-    found = scenes.many([int(n) for n in done.frame[:WORST]])
+    found = scenes.many([int(n) for n in done.frame[:WORST if len(done) > OVERVIEW else OVERVIEW]])
     certain = done.set_index("frame").certainty
     return figures.overlays(found, [f"certainty {certain[s.frame]:.3f}" for s in found]) if found else None
 

@@ -58,18 +58,18 @@ def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None) -> t
     image = axes[1].imshow(shrink(scene.probability)[0], cmap="viridis", vmin=0, vmax=1, interpolation="none")
     bar = figure.colorbar(image, ax=axes[1], fraction=0.046, pad=0.02, ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
-    _bare(axes[1], "b  network inference (probability)")
-    _spectrum_panel(axes[2], image_spectrum(scene.image, scene.pixel_size), k_max, "c  Fourier domain of the frame")
+    _bare(axes[1], "b  network inference")
+    _spectrum_panel(axes[2], image_spectrum(scene.image, scene.pixel_size), k_max, "c  Fourier domain of a")
     pairs = pd.DataFrame()
     if particle is None:
         axes[3].text(0.5, 0.5, "no particle\nin this frame", ha="center", va="center", transform=axes[3].transAxes,
                      color=COLOURS["grey"])
-        _bare(axes[3], "d  Fourier domain of the masked crop")
+        _bare(axes[3], "d  Fourier domain of the crop")
     else:
         mask = scene.labels == particle
         pairs = fourier_peak_pairs(scene.image, mask, pixel_size=scene.pixel_size, crystal=crystal)
         crop = masked_crop(scene.image, mask, scene.pixel_size)
-        _spectrum_panel(axes[3], power_spectrum(crop), k_max, "d  Fourier domain of the masked crop")
+        _spectrum_panel(axes[3], power_spectrum(crop), k_max, "d  Fourier domain of the crop")
         _circle(axes[3], pairs)
     return encode(figure, photo=True, dpi=125), pairs
 
@@ -80,7 +80,7 @@ def _frame_panel(ax: Axes, scene: Scene, particle: int | None) -> None:
     if particle is not None:
         draw_outlines(ax, np.where(scene.labels == particle, 1, 0), factor)
     draw_scale_bar(ax, small.shape, scene.pixel_size[1] * factor, text=scene.label)
-    ax.set_title("a  HRTEM frame, cropped particle outlined")
+    ax.set_title("a  HRTEM frame")
 
 
 def _bare(ax: Axes, title: str) -> None:
@@ -142,6 +142,11 @@ def _over(frames: pd.DataFrame) -> tuple[str, str]:
     return ("time", "time (s)") if len(frames) and frames.time.notna().all() else ("frame", "frame")
 
 
+def _whole_frames(ax: Axes, column: str) -> None:
+    if column == "frame":
+        ax.xaxis.get_major_locator().set_params(integer=True)
+
+
 def _marker(n: int) -> dict[str, Any]:
     return {"marker": "o", "ms": 4 if n < 80 else 2, "lw": 1.2}
 
@@ -158,6 +163,7 @@ def counts_figure(frames: pd.DataFrame) -> Encoded:
     ax.set(xlabel=label, ylabel="particles in the frame", ylim=(0, max(1, most) * 1.15))
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.yaxis.label.set_color(COLOURS["blue"])
+    _whole_frames(ax, column)
     other = ax.twinx()
     other.plot(done[column], 100 * done.covered, color=COLOURS["orange"], ls="--", lw=1.2)
     other.set_ylabel("covered by particles (%)", color="#9a6700")
@@ -200,10 +206,17 @@ def ratio_figure(particles: pd.DataFrame, frames: pd.DataFrame) -> Encoded:
         median = seen.groupby(column).peak_ratio.median()
         ax.plot(median.index, median.to_numpy(), color=COLOURS["red"], lw=1.2, label="median of the frame")
         ax.legend(fontsize=8)
-    ax.set(yscale="log", ylabel="peak ratio", ylim=(0.9, max(5.0, 1.3 * (seen.peak_ratio.max() if len(seen) else 1))))
-    ax.yaxis.set_major_formatter("{x:g}")
+    else:
+        ax.text(0.5, 0.5, "no particle shows two spot pairs", ha="center", va="center", transform=ax.transAxes,
+                color=COLOURS["grey"])
+    top = max(5.0, 1.3 * (seen.peak_ratio.max() if len(seen) else 1))
+    ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= top]
+    ax.set(yscale="log", ylabel="peak ratio", ylim=(0.9, top))
+    ax.set_yticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
     share = particles.peak_ratio.notna().groupby(particles[column]).mean()
     low.plot(share.index, 100 * share.to_numpy(), color=COLOURS["green"], **_marker(len(share)))
+    _whole_frames(low, column)
     low.set(xlabel=label, ylabel="with\nlattice (%)", ylim=(-5, 108), yticks=[0, 50, 100])
     return encode(figure)
 
@@ -217,5 +230,6 @@ def dice_figure(truth: pd.DataFrame) -> Encoded:
     ax.axhline(truth.dice.mean(), color=COLOURS["grey"], ls="--", lw=1)
     ax.text(truth.frame.max(), truth.dice.mean(), f"mean {truth.dice.mean():.3f} ", ha="right", va="bottom",
             color=COLOURS["grey"], fontsize=8)
+    _whole_frames(ax, "frame")
     ax.set(xlabel="frame", ylabel="Dice against the truth", ylim=(0, 1.02))
     return encode(figure)

@@ -1,0 +1,178 @@
+"""The command line: ``hrtem-dask inspect | run | report | export | demo | simulate | train``.
+
+Exit codes: 0 ok, 2 wrong usage, 3 finished but frames failed, 4 failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .core.errors import CalibrationError, HrtemDaskError, InputError
+from .core.provenance import package_version
+
+__all__ = ["main"]
+
+OK, USAGE, SOME_FAILED, FAILED = 0, 2, 3, 4
+#: commands that live elsewhere and load only when they are called (training needs torch and abTEM)
+ELSEWHERE = {"simulate": ("cli_train", "Simulate labelled training sets and movies."),
+             "train": ("cli_train", "Train a network on a simulated set.")}
+
+
+class Commands(click.Group):
+    """Group that loads some commands late, and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of a piece of work."""
+        return ["inspect", "run", "report", "export", "demo", *ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command by its name, importing it if it lives elsewhere."""
+        if name in ELSEWHERE:
+            return getattr(import_module(f".{ELSEWHERE[name][0]}", __package__), name)
+        return super().get_command(ctx, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing those that live elsewhere."""
+        rows = [(n, ELSEWHERE[n][1] if n in ELSEWHERE else self.commands[n].get_short_help_str(80))
+                for n in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors end in one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("stopped; finished frames are kept, give the same command again to go on", err=True)
+            ctx.exit(130)
+        except Exception as error:  # noqa: BLE001 - the last resort: whatever it was, say it in one line
+            _say(error, debug=ctx.params.get("debug", False))
+            ctx.exit(USAGE if isinstance(error, CalibrationError) else FAILED)
+
+
+def _say(error: Exception, *, debug: bool) -> None:
+    if debug:
+        click.echo("".join(traceback.format_exception(error)), err=True)
+    text = " ".join(str(error).split())
+    if isinstance(error, HrtemDaskError):
+        click.echo(f"Error: {text}", err=True)
+    else:
+        click.echo(f"Error: unexpected {type(error).__name__}: {text}. See where: hrtem-dask --debug ...", err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and detailed log lines.")
+@click.version_option(package_version(), prog_name="hrtem-dask")
+def main(debug: bool) -> None:
+    """From noisy HRTEM movies to particles, lattices and a report.
+
+    Exit codes: 0 ok, 2 wrong usage, 3 finished but some frames failed, 4 failed.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger(__package__).setLevel(logging.DEBUG if debug else logging.WARNING)
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--pixel-size", type=float, help="Pixel size [angstrom] to use instead of what the files say.")
+@click.option("--frame-time", type=float, help="Time between frames [second].")
+@click.option("--guess-pixel-size", "guess", metavar="CRYSTAL",
+              help="Propose a pixel size from the lattice rings of a crystal, as Au.")
+def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: float | None, guess: str | None) -> None:
+    """Show what a source is as a movie, and its calibration."""
+    from .cli_inspect import describe
+
+    failed = [s for s in sources if not describe(s, pixel_size, frame_time, guess)]
+    if failed:
+        sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(), help="Folder for everything that is written.")
+@click.option("--pixel-size", type=float, help="Pixel size [angstrom], where the files do not say it.")
+@click.option("--frame-time", type=float, help="Time between frames [second], where the files do not say it.")
+@click.option("--model", default="au-particles", show_default=True, help="Name of a shipped network, or a file.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Probability above which is particle.")
+@click.option("--min-area", type=float, help="Smallest particle that is kept [angstrom^2].")
+@click.option("--crystal", help="Search spots on the rings of this crystal only, as Au.")
+@click.option("--frames", help="Part of the movie, as 0:100 or 0:1000:10 (the end is not included).")
+@click.option("--halo", default="auto", show_default=True, help="Margin of a tile [pixel].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--title", help="Heading of the report.")
+@click.option("--where", default="local", show_default=True,
+              help="local, threads, cuda, slurm:FILE.yaml, tcp://HOST:PORT or scheduler-file:PATH.")
+@click.option("--workers", type=click.IntRange(1), help="Number of workers; by default what the machine offers.")
+@click.option("--retry-failed", is_flag=True, help="Try frames again that failed before.")
+def run(sources: tuple[str, ...], where: str, workers: int | None, **options: Any) -> None:
+    """Find particles and their lattices, and write a report.
+
+    SOURCES is a folder, a pattern, a stack, a Zarr store, or many files, which make one movie in
+    natural order. A second call with the same --out goes on where the first one was; with another
+    --threshold or --min-area it makes new labels from the probabilities that are there.
+    """
+    from .campaign.config import CampaignConfig
+    from .cli_run import finish, gather, run_visibly
+
+    options["halo"] = options["halo"] if options["halo"] == "auto" else _whole("--halo", options["halo"])
+    try:
+        config = CampaignConfig(source=gather(sources), **options)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(finish(run_visibly(config, where, workers)))
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdigit():
+        raise click.UsageError(f"{name} is {text!r}; expected auto or a whole number of pixels, as 64")
+    return int(text)
+
+
+@main.command()
+@click.argument("folder", type=click.Path())
+def report(folder: str) -> None:
+    """Make report.html of a finished campaign anew."""
+    from .report import write_report
+
+    click.echo(f"report: {write_report(folder)}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path())
+@click.option("--to", required=True, type=click.Path(), help="Folder to write into.")
+@click.option("--what", multiple=True, metavar="KIND",
+              help="labels, probability, overlay or tables; may be given several times. By default all.")
+@click.option("--fps", type=float, default=10, show_default=True, help="Frames a second of the overlay.")
+def export(folder: str, to: str, what: tuple[str, ...], fps: float) -> None:
+    """Write TIFF for Fiji, an MP4 overlay, and CSV."""
+    from .export import KINDS, export_campaign
+
+    unknown = sorted(set(what) - set(KINDS))
+    if unknown:
+        raise click.UsageError(f"--what {', '.join(unknown)} is not known; expected some of {', '.join(KINDS)}")
+    for path in export_campaign(folder, to, what=what or tuple(KINDS), fps=fps):
+        click.echo(path)
+
+
+@main.command()
+@click.option("--out", default="demo", show_default=True, type=click.Path(), help="Folder for movie and results.")
+@click.option("--workers", type=click.IntRange(1), help="Number of workers; by default one a core.")
+def demo(out: str, workers: int | None) -> None:
+    """Simulate a movie, analyse it, compare with the truth."""
+    from .cli_demo import run_demo
+
+    sys.exit(run_demo(out, workers))
+
+
+if __name__ == "__main__":
+    main()
