@@ -19,7 +19,8 @@ from ..core.errors import HrtemDaskError, InputError, ReadError
 from .natural import family_of
 from .opened import Opened, one_channel
 from .readers_image import open_image, open_numpy
-from .readers_rsciio import open_rosetta, open_ser
+from .readers_records import open_mib, open_ser
+from .readers_rsciio import open_rosetta
 from .readers_tiff import open_tiff
 
 __all__ = ["BLOCK_BYTES", "FrameReader", "lazy_frames", "open_file", "probe"]
@@ -27,7 +28,7 @@ __all__ = ["BLOCK_BYTES", "FrameReader", "lazy_frames", "open_file", "probe"]
 #: frames of one stack are read together up to this size, so that small frames do not cost a task each
 BLOCK_BYTES = 8 * 2**20
 OPENERS: dict[str, Callable[..., AbstractContextManager[Opened]]] = {
-    "TIFF": open_tiff, "image": open_image, "NumPy": open_numpy, "TIA": open_ser,
+    "TIFF": open_tiff, "image": open_image, "NumPy": open_numpy, "TIA": open_ser, "MIB": open_mib,
 }  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""DM3, DM4, MRC, TVIPS, MIB, EMD, HyperSpy and SER through RosettaSciIO."""
+"""DM3, DM4, MRC, TVIPS, EMD and HyperSpy files through the readers of RosettaSciIO."""
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -11,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import InputError, ReadError
-from .opened import Description, Opened, axis_order, describe_axes
+from ..core.errors import InputError
+from .opened import Opened, axis_order, describe_axes
 
-__all__ = ["metadata_attrs", "open_rosetta", "open_ser"]
+__all__ = ["metadata_attrs", "open_rosetta"]
 
 #: family -> RosettaSciIO plug-in. Plain MRC: the MRCZ plug-in fails on files of other programs
 PLUGINS = {
-    "DigitalMicrograph": "digitalmicrograph", "MRC": "mrc", "TVIPS": "tvips", "MIB": "quantumdetector", "EMD": "emd",
+    "DigitalMicrograph": "digitalmicrograph", "MRC": "mrc", "TVIPS": "tvips", "EMD": "emd",
     "HyperSpy": "hspy", "HyperSpy (Zarr)": "zspy",
 }  # fmt: skip
 #: our attribute -> where the metadata of RosettaSciIO hold it
@@ -48,11 +47,48 @@ def open_rosetta(path: str, signal: int | str | None = None) -> Iterator[Opened]
         found = plugin.file_reader(path, lazy=True, **mode)
         images = [s for s in found if _is_image(s)]
         stack.callback(_close, images)
-        yield _opened(*_pick(images, found, path, signal), path)
+        picked, notes = _pick(images, found, path, signal)
+        axes, remarks = CORRECT.get(family, _as_they_are)(picked)
+        yield _opened(picked, axes, notes + remarks, path)
 
 
-def _opened(signal: Mapping[str, Any], notes: tuple[str, ...], path: str) -> Opened:
-    data, axes = signal["data"], list(signal["axes"])
+def _as_they_are(signal: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    return [dict(a) for a in signal["axes"]], ()
+
+
+def _mrc_axes(signal: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Drop the 1 nm that stands for "no cell in the header", and doubt the 1 angstrom that many programs write."""
+    axes, notes = _as_they_are(signal)
+    header = signal["original_metadata"].get("std_header", {})
+    for axis in axes[-2:]:
+        if "fei_header" not in signal["original_metadata"] and header.get("M" + str(axis["name"]).upper(), 1) == 0:
+            axis["units"] = None
+    if all(a["units"] == "nm" and a["scale"] == 0.1 for a in axes[-2:]):
+        notes = ("has a pixel size of exactly 1 angstrom, which many programs write for none; if it is wrong give "
+                 "open_movie(..., pixel_size=...)",)  # fmt: skip
+    return axes, notes
+
+
+def _tvips_axes(signal: Mapping[str, Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Start the time at 0, and leave the pixel size out: the header has the camera's own pixels, in whole nm."""
+    axes, _ = _as_they_are(signal)
+    axes[0]["offset"] = 0.0
+    if "1/" in str(axes[-1]["units"]):
+        return axes, ()
+    for axis in axes[-2:]:
+        axis["units"] = None
+    header = signal["original_metadata"].get("tvips_header", {})
+    note = (f"a TVIPS file has the size of the camera's pixels ({header.get('pixelsize')} nm) and the magnification "
+            f"({header.get('magtotal')}), but no calibration; give open_movie(..., pixel_size=...)")  # fmt: skip
+    return axes, (note,)
+
+
+#: family -> what is wrong with the axes as RosettaSciIO gives them
+CORRECT = {"MRC": _mrc_axes, "TVIPS": _tvips_axes}
+
+
+def _opened(signal: Mapping[str, Any], axes: list[dict[str, Any]], notes: tuple[str, ...], path: str) -> Opened:
+    data = signal["data"]
     order = axis_order([a.get("name") for a in axes], [bool(a.get("navigate")) for a in axes], path, data.shape)
     data, axes = data.transpose(order), [axes[i] for i in order]
     long = [i for i in range(len(axes) - 2) if data.shape[i] > 1]
@@ -159,74 +195,3 @@ def _plain(value: Any, number: bool) -> str | float | int | None:
         except (TypeError, ValueError):
             return None
     return value if isinstance(value, (str, int, float)) else None
-
-
-@contextmanager
-def open_ser(path: str, signal: int | str | None = None) -> Iterator[Opened]:
-    """Open a TIA series (.ser, or the .emi that names it), reading only the frames asked for.
-
-    RosettaSciIO reads the whole file even to open it, so its definitions of the records are used
-    here to read one record at a time.
-    """
-    from rsciio.tia import _api as tia
-
-    ser, notes = _ser_of(path, signal)
-    with open(ser, "rb") as f:  # noqa: PTH123 - numpy reads from the handle
-        header = np.fromfile(f, dtype=np.dtype(tia.get_header_dtype_list(f)), count=1)
-        if header.size == 0 or tia.guess_record_by(header["DataTypeID"]) != "image":
-            raise InputError(f"{ser}: no image series of TIA; expected records of images")
-        n = int(header["ValidNumberElements"][0])
-        if n == 0:
-            raise ReadError(f"{ser}: a TIA series without any recorded image")
-        f.seek(int(header["OffsetArrayOffset"][0]))
-        offsets = np.fromfile(f, dtype="<u4" if header["SeriesVersion"][0] <= 528 else "<u8", count=n)
-        record, _ = tia.get_data_dtype_list(f, int(offsets[0]), "image")
-        record = np.dtype(record)
-        first = np.fromfile(_at(f, offsets[0]), dtype=np.dtype([d for d in record.descr if d[0] != "Array"]), count=1)
-        shape = (int(first["ArraySizeY"][0]), int(first["ArraySizeX"][0]))
-
-        def fetch(start: int, stop: int) -> np.ndarray:
-            frames = [np.fromfile(_at(f, offsets[i]), dtype=record, count=1) for i in range(start, stop)]
-            if any(frame.size == 0 for frame in frames):
-                raise ReadError(f"{ser}: the file ends before frame {stop - 1}; expected {n} frames, it is truncated")
-            return np.concatenate([frame["Array"] for frame in frames])
-
-        dtype = record["Array"].base
-        yield Opened(n, shape, dtype, fetch, lambda: _describe_ser(ser, path, first, notes))
-
-
-def _at(f: Any, offset: int) -> Any:
-    f.seek(int(offset))
-    return f
-
-
-def _ser_of(path: str, signal: int | str | None) -> tuple[str, tuple[str, ...]]:
-    if not path.lower().endswith(".emi"):
-        return path, ()
-    here = Path(path)
-    found = sorted(p for p in here.parent.glob(glob.escape(here.stem) + "_*") if p.suffix.lower() == ".ser")
-    if not found:
-        raise ReadError(f"{path}: the pixels of an .emi are in {here.stem}_1.ser beside it, which is not there")
-    number = int(signal or 0) if isinstance(signal, int | None) else -1
-    if not 0 <= number < len(found):
-        raise InputError(f"{path}: no series {signal!r}; expected a number from 0 to {len(found) - 1}")
-    names = ", ".join(f"{i}: {p.name}" for i, p in enumerate(found))
-    several = f"has {len(found)} series ({names}); the first is used. Choose another by open_movie(..., signal=NUMBER)"
-    return str(found[number]), (several,) if len(found) > 1 and signal is None else ()
-
-
-def _describe_ser(ser: str, path: str, first: np.ndarray, notes: tuple[str, ...]) -> Description:
-    metres = ({"name": "y", "size": 1, "scale": first["CalibrationDeltaY"][0], "units": "m"},
-              {"name": "x", "size": 1, "scale": first["CalibrationDeltaX"][0], "units": "m"})  # fmt: skip
-    attrs: dict[str, Any] = {}
-    unit = "m"
-    if path.lower().endswith(".emi"):
-        from rsciio import tia
-
-        # the .emi knows whether the microscope was in diffraction
-        found = [s for s in tia.file_reader(path, lazy=True)
-                 if s["metadata"]["General"].get("original_filename") == Path(ser).name]  # fmt: skip
-        if found:
-            attrs = metadata_attrs(found[0])
-            unit = "1/m" if "1" in str(found[0]["axes"][-1]["units"]) else "m"
-    return describe_axes([dict(axis, units=unit) for axis in metres], attrs, notes)
