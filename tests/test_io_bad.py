@@ -40,6 +40,9 @@ def test_truncated_tiff(tmp_path, images, compression, keep):
     tifffile.imwrite(path, images, compression=compression, photometric="minisblack")
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
+    if (keep, compression) == (0.95, None):  # only the page table at the end is lost: all pixels, in order, are there
+        np.testing.assert_array_equal(open_movie(path, chunks=1).values, images)
+        return
     with pytest.raises(ReadError, match=r"cut\.tif"):
         open_movie(path, chunks=1).compute()
 

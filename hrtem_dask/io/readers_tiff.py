@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..core.errors import InputError
+from ..core.errors import InputError, ReadError
 from ..core.units import length_to_angstrom, time_to_second
 from .opened import Description, Opened, describe_axes
 
@@ -27,6 +27,7 @@ def open_tiff(path: str, signal: int | str | None = None) -> Iterator[Opened]:
     import tifffile
 
     with tifffile.TiffFile(path) as tif:
+        _check_chain(tif, path)
         number, note = _choose(tif, path, signal)
         series = tif.series[number]
         axes, shape = series.axes, series.shape
@@ -40,6 +41,16 @@ def open_tiff(path: str, signal: int | str | None = None) -> Iterator[Opened]:
             return _fetch(tif, number, path, n, start, stop)
 
         yield Opened(n, (size["Y"], size["X"]), series.dtype, fetch, lambda: _describe(tif, path, n, note))
+
+
+def _check_chain(tif: Any, path: str) -> None:
+    """Refuse a file whose last page points behind its end: tifffile only logs that, and shows fewer frames."""
+    pages = len(tif.pages)
+    tif.filehandle.seek(tif.pages.next_page_offset)
+    following = int.from_bytes(tif.filehandle.read(tif.tiff.offsetsize), "big" if tif.byteorder == ">" else "little")
+    if following >= tif.filehandle.size:
+        raise ReadError(f"{path}: the TIFF file ends after page {pages}, and that page names a further one; it is "
+                        "truncated. Copy it again")  # fmt: skip
 
 
 def _choose(tif: Any, path: str, signal: int | str | None) -> tuple[int, tuple[str, ...]]:
