@@ -27,6 +27,8 @@ class Crop:
     ----------
     data, weight : ndarray, shape (y, x)
         The tapered image, in counts with zero weighted mean, and the taper from 0 to 1.
+    outline : ndarray, shape (y, x)
+        The mask without the taper (the taper itself where the entire image was taken).
     pixel_size : (float, float)
         (y, x) [angstrom].
     origin : (int, int)
@@ -35,6 +37,7 @@ class Crop:
 
     data: np.ndarray
     weight: np.ndarray
+    outline: np.ndarray
     pixel_size: tuple[float, float]
     origin: tuple[int, int]
 
@@ -119,8 +122,9 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
     if mask is None:
         box = (slice(0, image.shape[0]), slice(0, image.shape[1]))
         weight = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in image.shape))
+        outline = weight
     else:
-        box, weight = _soft_edge(np.asarray(mask), image.shape, pixel_size, taper)
+        box, outline, weight = _soft_edge(np.asarray(mask), image.shape, pixel_size, taper)
     values = image[box].astype(np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
@@ -129,11 +133,11 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
     if not total > 0:
         raise InputError("no finite pixel is left inside the mask; expected a mask with some image in it")
     data = (values - (weight * values).sum() / total) * weight
-    return Crop(data, weight, pixel_size, (box[0].start, box[1].start))
+    return Crop(data, weight, outline, pixel_size, (box[0].start, box[1].start))
 
 
 def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float, float],
-               taper: float) -> tuple[tuple[slice, slice], np.ndarray]:
+               taper: float) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     if mask.shape != shape:
         raise InputError(f"the mask has the shape {mask.shape} and the image {shape}; expected the same")
     mask = mask.astype(bool)
@@ -153,4 +157,4 @@ def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float
         i = np.arange(b.start, b.stop)
         ramp = np.sin(np.pi / 2 * np.clip((np.minimum(i, n - 1 - i) + 0.5) * d / taper, 0, 1)) ** 2
         weight *= ramp[:, None] if axis == 0 else ramp[None, :]
-    return box, weight
+    return box, inside, weight

@@ -14,7 +14,7 @@ from .background import Background, detection_threshold, fit_background
 from .crop import Crop, masked_crop
 from .crystal import d_spacings
 from .net import missing_pairs
-from .spectrum import Spectrum, power_spectrum
+from .spectrum import Spectrum, full_power, power_spectrum
 
 __all__ = ["D_RANGE", "NYQUIST_FRACTION", "find_pairs", "peak_pairs"]
 
@@ -106,17 +106,20 @@ def _prepare(crop: Crop, spectrum: Spectrum, crystal: str | Sequence[float] | No
     return _Search(
         spectrum, k, allowed, resolution,
         trials=float(allowed.sum()) / 2 * cell * crop.area, density=cell * crop.noise_area, limits=(low, high),
-        weight_sum=float(crop.weight.sum()), lobes=_side_lobes(spectrum, k))
+        weight_sum=float(crop.weight.sum()), lobes=_side_lobes(crop, spectrum, k))
 
 
-def _side_lobes(spectrum: Spectrum, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Envelope of a spot's side lobes: the highest relative amplitude at this distance or further, any direction."""
+def _side_lobes(crop: Crop, spectrum: Spectrum, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Envelope of a spot's side lobes: the highest relative amplitude at this distance or further, any direction.
+
+    The taper softens the crop, but a particle inside it ends as sharply as its outline, and so do its fringes.
+    """
     step = max(spectrum.step)
     ring = np.minimum((k / step).astype(int), int(k.max() / step))
     highest = np.zeros(ring.max() + 1)
-    np.maximum.at(highest, ring.ravel(), spectrum.window.ravel())
-    envelope = np.maximum.accumulate(highest[::-1])[::-1] / spectrum.window.max()
-    return np.arange(len(envelope)) * step, np.sqrt(envelope)
+    for window in (spectrum.window, full_power(crop.outline.astype(np.float64), spectrum.power.shape)):
+        np.maximum.at(highest, ring.ravel(), window.ravel() / window.max())
+    return np.arange(len(highest)) * step, np.sqrt(np.maximum.accumulate(highest[::-1])[::-1])
 
 
 def _noise(search: _Search, found: np.ndarray, azimuthal: bool) -> Background | None:

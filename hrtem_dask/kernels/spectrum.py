@@ -10,7 +10,7 @@ from scipy import fft
 
 from .crop import Crop, masked_crop
 
-__all__ = ["Spectrum", "display", "frequency_axis", "image_spectrum", "power_spectrum"]
+__all__ = ["Spectrum", "display", "frequency_axis", "full_power", "image_spectrum", "power_spectrum"]
 
 #: above this many padded samples a side the transform runs in single precision, to bound the memory
 LARGE = 4096
@@ -87,8 +87,8 @@ def power_spectrum(crop: Crop, *, pad: float = 2.0, mtf: Callable[[np.ndarray], 
     side = pad * max(n * d for n, d in zip(crop.data.shape, crop.pixel_size, strict=True))
     shape = tuple(fft.next_fast_len(int(np.ceil(side / d)), real=True) for d in crop.pixel_size)
     dtype = np.float32 if max(shape) > LARGE else np.float64
-    power = _full_power(crop.data.astype(dtype), shape)
-    window = _full_power(crop.weight.astype(dtype), shape)
+    power = full_power(crop.data.astype(dtype), shape)
+    window = full_power(crop.weight.astype(dtype), shape)
     k_y, k_x = (frequency_axis(n, d) for n, d in zip(shape, crop.pixel_size, strict=True))
     if mtf is not None:
         # each axis in units of its own Nyquist frequency
@@ -98,8 +98,8 @@ def power_spectrum(crop: Crop, *, pad: float = 2.0, mtf: Callable[[np.ndarray], 
     return Spectrum(power, window, k_y, k_x)
 
 
-def _full_power(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Power of a real array in all four quadrants, at the cost of the half transform."""
+def full_power(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Power of a zero-padded real array in all four quadrants, at the cost of the half transform."""
     half = np.abs(fft.rfft2(data, s=shape)) ** 2
     ny, nx = shape
     out = np.empty(shape, dtype=half.dtype)
