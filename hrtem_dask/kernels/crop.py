@@ -17,6 +17,8 @@ TAPER_PIXELS = 6.0
 #: ... and at least this many angstrom, because side lobes of a lattice spot at distance q from it
 #: only fall off where q * taper > 1
 TAPER_ANGSTROM = 4.0
+#: differences below this fraction of the counts are rounding
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Crop:
         (y, x) [angstrom].
     origin : (int, int)
         Row and column of the crop's first pixel in the image.
+    contrast : float
+        Mean inside the mask minus mean just outside [counts]; 0 where the entire image was taken.
     """
 
     data: np.ndarray
@@ -40,6 +44,7 @@ class Crop:
     outline: np.ndarray
     pixel_size: tuple[float, float]
     origin: tuple[int, int]
+    contrast: float
 
     @cached_property
     def noise_area(self) -> float:
@@ -132,8 +137,12 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
     total = weight.sum()
     if not total > 0:
         raise InputError("no finite pixel is left inside the mask; expected a mask with some image in it")
-    data = (values - (weight * values).sum() / total) * weight
-    return Crop(data, weight, outline, pixel_size, (box[0].start, box[1].start))
+    values -= (weight * values).sum() / total
+    if np.abs(values).max() <= ROUNDING * np.abs(image[box][~bad]).max():
+        values[...] = 0.0  # a constant image: the rest is rounding
+    inside, around = (outline > 0) & ~bad, (outline == 0) & ~bad
+    contrast = float(values[inside].mean() - values[around].mean()) if inside.any() and around.any() else 0.0
+    return Crop(values * weight, weight, outline, pixel_size, (box[0].start, box[1].start), contrast)
 
 
 def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float, float],

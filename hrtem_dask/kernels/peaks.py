@@ -45,6 +45,7 @@ class _Search:
     limits: tuple[float, float]
     weight_sum: float
     lobes: tuple[np.ndarray, np.ndarray]
+    shape: np.ndarray
 
 
 def peak_pairs(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[float, float], *,
@@ -103,13 +104,15 @@ def _prepare(crop: Crop, spectrum: Spectrum, crystal: str | Sequence[float] | No
     if not allowed.any() or 3 * resolution > low:  # fewer than three of the widest fringes in the crop
         return None
     cell = float(np.prod(spectrum.step))
+    outline = full_power(crop.outline.astype(np.float64), spectrum.power.shape)
     return _Search(
         spectrum, k, allowed, resolution,
         trials=float(allowed.sum()) / 2 * cell * crop.area, density=cell * crop.noise_area, limits=(low, high),
-        weight_sum=float(crop.weight.sum()), lobes=_side_lobes(crop, spectrum, k))
+        weight_sum=float(crop.weight.sum()), lobes=_side_lobes(spectrum, k, outline),
+        shape=abs(crop.contrast) * np.sqrt(maximum_filter(outline, size=5)))
 
 
-def _side_lobes(crop: Crop, spectrum: Spectrum, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _side_lobes(spectrum: Spectrum, k: np.ndarray, outline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Envelope of a spot's side lobes: the highest relative amplitude at this distance or further, any direction.
 
     The taper softens the crop, but a particle inside it ends as sharply as its outline, and so do its fringes.
@@ -117,7 +120,7 @@ def _side_lobes(crop: Crop, spectrum: Spectrum, k: np.ndarray) -> tuple[np.ndarr
     step = max(spectrum.step)
     ring = np.minimum((k / step).astype(int), int(k.max() / step))
     highest = np.zeros(ring.max() + 1)
-    for window in (spectrum.window, full_power(crop.outline.astype(np.float64), spectrum.power.shape)):
+    for window in (spectrum.window, outline):
         np.maximum.at(highest, ring.ravel(), window.ravel() / window.max())
     return np.arange(len(highest)) * step, np.sqrt(np.maximum.accumulate(highest[::-1])[::-1])
 
@@ -147,7 +150,10 @@ def _detect(search: _Search, noise: Background, threshold: np.ndarray) -> np.nda
     radius = np.hypot(candidates[:, 0], candidates[:, 1])
     level = noise.at(candidates[:, 0], candidates[:, 1])
     needed = np.interp(radius, noise.k, threshold) * level
-    leak = np.zeros(len(candidates))
+    # the step at the outline: a facet sends a streak as far as the lattice spots
+    at = [np.rint((g - axis[0]) / d).astype(int) for g, axis, d in
+          zip(candidates.T[:2], (search.spectrum.k_y, search.spectrum.k_x), search.spectrum.step, strict=True)]
+    leak = search.shape[at[0], at[1]]
     taken: list[int] = []
     for i in np.argsort(candidates[:, 2])[::-1]:
         g, power = candidates[i, :2], candidates[i, 2]
@@ -196,6 +202,7 @@ def _local_maxima(search: _Search, noise: Background) -> np.ndarray:
 def _table(search: _Search, noise: Background, threshold: np.ndarray, found: np.ndarray) -> pd.DataFrame:
     predicted = missing_pairs(found[:, :2], found[:, 2], tolerance=search.resolution, limits=search.limits)
     g = np.concatenate([found[:, :2], predicted])
+    g = np.where(((g[:, 0] < 0) | ((g[:, 0] == 0) & (g[:, 1] < 0)))[:, None], -g, g)
     if not len(g):
         return PEAK_PAIRS.empty()
     radius = np.hypot(g[:, 0], g[:, 1])
