@@ -107,7 +107,7 @@ def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: floa
 @click.option("--min-area", type=float, help="Smallest particle that is kept [angstrom^2].")
 @click.option("--crystal", help="Search spots on the rings of this crystal only, as Au.")
 @click.option("--frames", help="Part of the movie, as 0:100 or 0:1000:10 (the end is not included).")
-@click.option("--halo", default="auto", show_default=True, help="Margin of a tile [pixel].")
+@click.option("--halo", default="auto", show_default=True, help="Margin of a tile: auto, exact, or pixels.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--title", help="Heading of the report.")
 @click.option("--where", default="local", show_default=True,
@@ -124,7 +124,8 @@ def run(sources: tuple[str, ...], where: str, workers: int | None, **options: An
     from .campaign.config import CampaignConfig
     from .cli_run import finish, gather, run_visibly
 
-    options["halo"] = options["halo"] if options["halo"] == "auto" else _whole("--halo", options["halo"])
+    if options["halo"] not in ("auto", "exact"):
+        options["halo"] = _whole("--halo", options["halo"])
     try:
         config = CampaignConfig(source=gather(sources), **options)
     except InputError as error:
@@ -134,7 +135,7 @@ def run(sources: tuple[str, ...], where: str, workers: int | None, **options: An
 
 def _whole(name: str, text: str) -> int:
     if not text.isdigit():
-        raise click.UsageError(f"{name} is {text!r}; expected auto or a whole number of pixels, as 64")
+        raise click.UsageError(f"{name} is {text!r}; expected auto, exact, or a whole number of pixels, as 64")
     return int(text)
 
 

@@ -78,11 +78,11 @@ class Workers:
     def get(self) -> Any:
         """Return the client, starting the workers at the first call."""
         if self.client is None:
-            from .cluster import available_cores, connect
+            from .cluster import available_cores, connect, dashboard_link
 
             click.echo(f"starting {self.workers or available_cores()} local workers ...", err=True)
             self.client = self.stack.enter_context(connect("local", workers=self.workers))
-            click.echo(f"dashboard: {self.client.dashboard_link}", err=True)
+            click.echo(f"dashboard: {dashboard_link(self.client) or 'none'}", err=True)
         return self.client
 
 

@@ -57,7 +57,7 @@ def run_visibly(config: CampaignConfig, where: str, workers: int | None) -> Camp
 
 @contextlib.contextmanager
 def _workers(where: str, workers: int | None, units: int) -> Iterator[object]:
-    from .cluster import available_cores, connect
+    from .cluster import available_cores, connect, dashboard_link
 
     if workers is None and where in ("local", "threads"):
         workers = min(available_cores(), units)  # more would only have to be started
@@ -65,7 +65,7 @@ def _workers(where: str, workers: int | None, units: int) -> Iterator[object]:
         where = "threads"
     click.echo(f"starting workers ({where}) ...", err=True)
     with connect(where, workers=workers) as client:
-        link = client.dashboard_link if client.scheduler_info().get("services", {}).get("dashboard") else ""
+        link = dashboard_link(client)
         click.echo(f"dashboard: {link}" if link else "no dashboard", err=True)
         yield client
 

@@ -18,7 +18,7 @@ from .core.errors import InputError, MissingInputError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["available_cores", "connect"]
+__all__ = ["available_cores", "connect", "dashboard_link"]
 
 log = logging.getLogger(__name__)
 CHOICES = '"local", "threads", "cuda", "slurm:FILE.yaml", "tcp://HOST:PORT" or "scheduler-file:PATH"'
@@ -67,8 +67,25 @@ def connect(where: str = "local", *, workers: int | None = None, timeout: float 
     """
     if workers is not None and (int(workers) != workers or workers < 1):
         raise InputError(f"workers is {workers!r}; expected a whole number of at least 1")
-    with contextlib.ExitStack() as stack:
-        yield stack.enter_context(_client(str(where), workers, timeout, stack))
+    import distributed  # sets its own log levels when it is imported
+
+    logger = logging.getLogger(distributed.__name__)
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))  # it tells every step of starting and stopping otherwise
+    try:
+        with contextlib.ExitStack() as stack:
+            yield stack.enter_context(_client(str(where), workers, timeout, stack))
+    finally:
+        logger.setLevel(before)
+
+
+def dashboard_link(client: Client) -> str:
+    """Address of the dashboard; empty where there is none."""
+    port = client.scheduler_info(n_workers=0).get("services", {}).get("dashboard")
+    if not port:
+        return ""
+    # an in-process scheduler names the host's outer address, on which its dashboard does not listen
+    return f"http://127.0.0.1:{port}/status" if client.scheduler.address.startswith("inproc") else client.dashboard_link
 
 
 def _client(where: str, workers: int | None, timeout: float, stack: contextlib.ExitStack) -> Client:

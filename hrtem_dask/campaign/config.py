@@ -39,8 +39,8 @@ class CampaignConfig:
         Smallest particle that is kept [angstrom^2].
     crystal : str, optional
         Crystal that limits the lattice spacings searched, as "Au".
-    halo : int or "auto"
-        Margin that a tile sees beyond its border [pixel].
+    halo : int, "auto" or "exact"
+        Margin that a tile sees beyond its border [network pixel], as `hrtem_dask.segment` takes it.
     device : str
         Torch device: "auto", "cpu" or "cuda".
     frames : str or sequence of int, optional

@@ -73,7 +73,7 @@ def prepare_store(out: Path, movie: xr.DataArray, classes: Sequence[str], frames
         if found["n"] != n:
             log.info("the movie had %d frames and has %d: the store is resized", found["n"], n)
             resize_frames(path, ["probability", "labels"], n)
-        write_coords(path, coords)
+        write_coords(path, {k: v for k, v in coords.items() if not _same(found["data"], k, v)})
         return frames_per_unit
     if path.exists():
         log.info("the movie or the network has another shape than before: %s is made anew", path)
@@ -111,12 +111,19 @@ def _coords(movie: xr.DataArray, classes: Sequence[str]) -> dict[str, xr.Variabl
     return coords | {"class": xr.Variable("class", np.array(classes, dtype=object))}
 
 
+def _same(data: xr.Dataset, name: str, variable: xr.Variable) -> bool:
+    if name not in data.variables or data[name].shape != variable.shape:
+        return False
+    old, new = data[name].values, variable.values
+    return bool(((old == new) | ((old != old) & (new != new))).all())  # nan is the same as nan
+
+
 def _existing(path: Path) -> dict[str, Any] | None:
     """Return the layout of the store that is there, None where there is none that can be read."""
     try:
         data = xr.open_zarr(str(path), consolidated=False, chunks=None)
         return {"frames_per_unit": int(data.attrs["frames_per_unit"]), "n": data.sizes["frame"],
                 "classes": [str(c) for c in data["class"].values], "y": data.labels.shape[1],
-                "x": data.labels.shape[2]}
+                "x": data.labels.shape[2], "data": data}
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made anew
         return None

@@ -17,7 +17,7 @@ from ..io.tables import writing
 from .config import CampaignConfig
 from .layout import PENDING, STATUS, STORE, TABLES, write_status
 from .ledger import ALGORITHM, Ledger, fingerprint, input_fingerprints
-from .units import Unit
+from .units import READING, Unit
 
 __all__ = ["Plan", "make_plan"]
 
@@ -99,7 +99,9 @@ def make_plan(
     plan.keys = _keys(config, movie, model, plan, n_source)
     for index, keys in enumerate(plan.keys):
         found = {stage: ledger.get(stage, index, key) for stage, key in keys.items()}
-        retry = config.retry_failed and any((r or {}).get("messages") for r in found.values())
+        messages = [m for r in found.values() for m in (r or {}).get("messages", {}).values()]
+        # a file stays unreadable until it changes; what else went wrong may be the machine's fault
+        retry = any(config.retry_failed or not m.startswith(READING) for m in messages)
         stages = [s for s in keys if found[s] is None or retry]
         plan.stages.append(tuple(keys) if "segment" in stages else tuple(stages))
     return plan

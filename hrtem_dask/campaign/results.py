@@ -13,12 +13,13 @@ import pandas as pd
 import xarray as xr
 
 from ..core.errors import MissingInputError, ReadError
-from ..core.provenance import versions
+from ..core.provenance import record, versions
 from ..core.schema import FRAMES, PARTICLES
 from ..io.store import open_store
 from ..io.tables import read_json, read_table, write_csv, write_json, write_table
 from .config import CampaignConfig
 from .layout import ABOUT, STATUS, STORE, write_status
+from .ledger import ALGORITHM
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -152,6 +153,15 @@ def _tables(plan: Plan, outcome: Outcome) -> tuple[pd.DataFrame, pd.DataFrame]:
     return PARTICLES.coerce(particles), FRAMES.coerce(pd.DataFrame(rows))
 
 
+def _provenance(plan: Plan) -> dict[str, Any]:
+    """Steps that made the results: those of the movie, then those of the campaign."""
+    s = plan.settings
+    attrs = record(plan.movie.attrs, "segment", model=plan.model, sha256=plan.sha256, halo=s["halo"],
+                   algorithm=ALGORITHM["segment"])
+    attrs = record(attrs, "label_particles", threshold=s["threshold"], min_area=s["min_area"])
+    return record(attrs, "analyse_particles", crystal=s["crystal"], algorithm=ALGORITHM["particles"])
+
+
 def _about(config: CampaignConfig, plan: Plan, outcome: Outcome, frames: pd.DataFrame) -> dict[str, Any]:
     from ..networks.models import load_model
 
@@ -170,7 +180,7 @@ def _about(config: CampaignConfig, plan: Plan, outcome: Outcome, frames: pd.Data
         "shape": [plan.movie.sizes["y"], plan.movie.sizes["x"]],
         "dtype": str(plan.movie.dtype),
         "movie": {k: v for k, v in plan.movie.attrs.items() if k != "provenance"},
-        "provenance": plan.movie.attrs.get("provenance"),
+        "provenance": _provenance(plan)["provenance"],
         "model": {"name": config.model, "sha256": plan.sha256, "card": model.card},
         "versions": made_by[-1]["versions"],
         "frames_per_unit": plan.frames_per_unit,

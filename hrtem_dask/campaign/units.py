@@ -27,13 +27,17 @@ from ..io.store import open_store, write_shards
 from ..io.tables import write_table
 from .ledger import Ledger
 
-__all__ = ["STORED", "Unit", "certainty", "foreground", "process_unit"]
+__all__ = ["READING", "STORED", "Unit", "certainty", "foreground", "process_unit"]
 
 log = logging.getLogger(__name__)
 #: dtype of probabilities on disk; its steps near 1 are 5e-4, far below what a network knows
 STORED = "float16"
 #: probability above which a pixel could be particle
 MAYBE = 0.1
+#: how the message of a frame begins whose file could not be read
+READING = "reading"
+#: errors that are not a frame's fault; the unit gets no record and is tried again by the next run
+NOT_THE_FRAME = (CalibrationError, ImportError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,10 @@ def _read(movie: xr.DataArray) -> tuple[dict[int, xr.DataArray], dict[str, str]]
     for i, number in enumerate(movie.frame.values.tolist()):
         try:
             loaded[i] = movie.isel(frame=slice(i, i + 1)).compute(scheduler="synchronous")
+        except NOT_THE_FRAME:
+            raise
         except Exception as error:  # noqa: BLE001 - readers of ten formats raise what they like
-            messages[str(number)] = _said(error, "reading")
+            messages[str(number)] = _said(error, READING)
     return loaded, messages
 
 
@@ -138,7 +144,7 @@ def _segment(
         try:
             lazy = segment(image.chunk(), model, device=unit.settings["device"], halo=unit.settings["halo"])
             out[i] = lazy.compute(scheduler="synchronous").values[0].astype(STORED)
-        except CalibrationError:
+        except NOT_THE_FRAME:
             raise
         except Exception as error:  # noqa: BLE001 - one frame that cannot be segmented costs itself only
             messages = messages | {str(image.frame.values[0]): _said(error, "segment")}
@@ -160,7 +166,7 @@ def _particles(
             try:
                 labels[i], table = _one_frame(unit, loaded[i], probability)
                 tables.append(table)
-            except CalibrationError:
+            except NOT_THE_FRAME:
                 raise
             except Exception as error:  # noqa: BLE001 - one frame that cannot be analysed costs itself only
                 messages = messages | {str(number): _said(error, "particles")}

@@ -26,8 +26,9 @@ NYQUIST_FRACTION = 0.9
 RING_TOLERANCE = 0.04
 #: radius of the disc over which a spot is integrated, in units of 1 / diameter (first dark ring of a disc: 1.22)
 INTEGRATION = 1.2
-#: a spot counts only as far as it exceeds this multiple of what the brighter spots' side lobes could add there
-LEAKAGE_SAFETY = 2.0
+#: the amplitude of a spot counts only as far as it exceeds this multiple of what the outline's step and the
+#: side lobes of brighter spots could add there; amplitudes, because noise adds to a lobe coherently
+LEAKAGE_SAFETY = 1.2
 #: a spot and its surroundings out to this many 1 / diameter are left out of the noise level
 EXCLUSION = 1.6
 
@@ -109,7 +110,7 @@ def _prepare(crop: Crop, spectrum: Spectrum, crystal: str | Sequence[float] | No
         spectrum, k, allowed, resolution,
         trials=float(allowed.sum()) / 2 * cell * crop.area, density=cell * crop.noise_area, limits=(low, high),
         weight_sum=float(crop.weight.sum()), lobes=_side_lobes(spectrum, k, outline),
-        shape=abs(crop.contrast) * np.sqrt(maximum_filter(outline, size=5)))
+        shape=_step_amplitude(crop, spectrum))
 
 
 def _side_lobes(spectrum: Spectrum, k: np.ndarray, outline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +124,13 @@ def _side_lobes(spectrum: Spectrum, k: np.ndarray, outline: np.ndarray) -> tuple
     for window in (spectrum.window, outline):
         np.maximum.at(highest, ring.ravel(), window.ravel() / window.max())
     return np.arange(len(highest)) * step, np.sqrt(np.maximum.accumulate(highest[::-1])[::-1])
+
+
+def _step_amplitude(crop: Crop, spectrum: Spectrum) -> np.ndarray:
+    """Amplitude that the step of the mean at the outline sends to each frequency: a facet makes a far streak."""
+    mean = (crop.outline * crop.weight).sum() / crop.weight.sum()
+    step = (crop.outline - mean) * crop.weight if crop.contrast else np.zeros_like(crop.weight)
+    return abs(crop.contrast) * np.sqrt(maximum_filter(full_power(step, spectrum.power.shape), size=5))
 
 
 def _noise(search: _Search, found: np.ndarray, azimuthal: bool) -> Background | None:
@@ -150,14 +158,13 @@ def _detect(search: _Search, noise: Background, threshold: np.ndarray) -> np.nda
     radius = np.hypot(candidates[:, 0], candidates[:, 1])
     level = noise.at(candidates[:, 0], candidates[:, 1])
     needed = np.interp(radius, noise.k, threshold) * level
-    # the step at the outline: a facet sends a streak as far as the lattice spots
     at = [np.rint((g - axis[0]) / d).astype(int) for g, axis, d in
           zip(candidates.T[:2], (search.spectrum.k_y, search.spectrum.k_x), search.spectrum.step, strict=True)]
     leak = search.shape[at[0], at[1]]
     taken: list[int] = []
     for i in np.argsort(candidates[:, 2])[::-1]:
         g, power = candidates[i, :2], candidates[i, 2]
-        if power - LEAKAGE_SAFETY * leak[i] ** 2 <= needed[i]:
+        if np.sqrt(power) - LEAKAGE_SAFETY * leak[i] <= np.sqrt(needed[i]):
             continue
         near = [np.hypot(*(g - s * candidates[j, :2])) < search.resolution for j in taken for s in (1, -1)]
         if any(near):

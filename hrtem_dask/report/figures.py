@@ -27,7 +27,7 @@ from .pictures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["counts_figure", "dice_figure", "four_panels", "overlays", "ratio_figure", "sizes_figure"]
+__all__ = ["certainty_figure", "counts_figure", "four_panels", "overlays", "ratio_figure", "sizes_figure"]
 
 #: highest frequency shown [1/angstrom]; the gold 220 pairs at 0.69 are still inside
 K_MAX = 0.85
@@ -222,14 +222,21 @@ def ratio_figure(particles: pd.DataFrame, frames: pd.DataFrame) -> Encoded:
 
 
 @styled
-def dice_figure(truth: pd.DataFrame) -> Encoded:
-    """Dice of every frame against the simulated truth."""
+def certainty_figure(frames: pd.DataFrame, truth: pd.DataFrame | None = None) -> Encoded:
+    """Certainty of the network in every frame, and Dice against the truth where the movie is simulated."""
+    column, label = _over(frames)
+    done = frames[frames.status == "done"]
     figure = new_figure(6.1, 3.1)
     ax = figure.subplots()
-    ax.plot(truth.frame, truth.dice, color=COLOURS["green"], **_marker(len(truth)))
-    ax.axhline(truth.dice.mean(), color=COLOURS["grey"], ls="--", lw=1)
-    ax.text(truth.frame.max(), truth.dice.mean(), f"mean {truth.dice.mean():.3f} ", ha="right", va="bottom",
-            color=COLOURS["grey"], fontsize=8)
-    _whole_frames(ax, "frame")
-    ax.set(xlabel="frame", ylabel="Dice against the truth", ylim=(0, 1.02))
+    ax.plot(done[column], done.certainty, color=COLOURS["blue"], label="certainty", **_marker(len(done)))
+    low = done.certainty.min() if len(done) else 0.0
+    if truth is not None:
+        both = frames.merge(truth, on="frame")
+        ax.plot(both[column], both.dice, color=COLOURS["red"], ls="--", label="Dice against the truth",
+                **_marker(len(both)))
+        low = min(low, truth.dice.min())
+    ax.legend(loc="lower right")
+    _whole_frames(ax, column)
+    ax.set(xlabel=label, ylabel="certainty, Dice" if truth is not None else "certainty",
+           ylim=(max(0.0, min(0.8, low - 0.1)), 1.01))
     return encode(figure)

@@ -77,6 +77,7 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.05)
     FigureCanvasAgg(figure)
     return figure
 

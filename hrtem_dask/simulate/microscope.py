@@ -30,7 +30,7 @@ def wavelength(energy: float) -> float:
     >>> round(wavelength(300), 5)
     0.01969
     """
-    return 12.2642 / np.sqrt(energy * 1e3 * (1 + 0.97848e-6 * energy * 1e3))
+    return float(12.2642 / np.sqrt(energy * 1e3 * (1 + 0.97848e-6 * energy * 1e3)))
 
 
 def to_image_axes(array: np.ndarray) -> np.ndarray:
@@ -62,7 +62,9 @@ def exit_wave(specimen: Specimen, field: Field, *, points: tuple[int, int] | Non
     ny, nx = points or (field.wave_points,) * 2
     atoms = Atoms(numbers=np.repeat([79, 6], [len(specimen.gold), len(specimen.carbon)]),
                   positions=np.concatenate([specimen.gold, specimen.carbon]), cell=specimen.box, pbc=True)
-    settings = {"precision": "float32", "diagnostics.progress_bar": False, "device": "cpu"}
+    # measured FFTW plans differ from process to process, and so would the last bits of the wave
+    settings = {"precision": "float32", "diagnostics.progress_bar": False, "device": "cpu",
+                "fftw.planning_effort": "FFTW_ESTIMATE", "fftw.threads": 1}
     with abtem.config.set(settings), dask.config.set(scheduler="synchronous"):
         potential = abtem.Potential(atoms, gpts=(nx, ny), slice_thickness=field.slice_thickness)
         wave = abtem.PlaneWave(energy=field.energy * 1e3).multislice(potential, lazy=False)
@@ -214,7 +216,7 @@ class Camera:
         nothing beyond 1.0 1/angstrom: a camera far finer than that gives the same input when
         2 x 2 or more of its pixels are drawn as one, with the MTF kept at its absolute frequencies.
         """
-        return max(1, int(BINNED_SAMPLING / self.pixel_size))
+        return max(1, int(BINNED_SAMPLING / self.pixel_size + 1e-6))
 
 
 def record(expectation: np.ndarray, camera: Camera, rng: np.random.Generator, *, binned: int = 1) -> np.ndarray:

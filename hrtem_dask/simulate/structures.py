@@ -174,7 +174,7 @@ def carbon_film(blocks: list[np.ndarray], box: float, thickness: float, rng: np.
 def rough_surface(n: int, box: float, rms: float, length: float, rng: np.random.Generator) -> np.ndarray:
     """Draw a periodic Gaussian random height (y, x) of this rms [angstrom] and correlation length."""
     height = ndimage.gaussian_filter(rng.normal(size=(n, n)), length / 2 * n / box, mode="wrap")
-    return height * (rms / max(height.std(), 1e-12))
+    return (height - height.mean()) * (rms / max(height.std(), 1e-12))
 
 
 def build_specimen(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray]) -> Specimen:
