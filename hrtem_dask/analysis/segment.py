@@ -11,7 +11,9 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.graph_manipulation import clone
+from dask._task_spec import DataNode, convert_legacy_graph
+from dask.base import clone_key
+from dask.highlevelgraph import HighLevelGraph
 
 from ..core.calibration import grid_of
 from ..core.errors import InputError
@@ -213,10 +215,23 @@ def _assemble(source: da.Array, layout: Layout, network: _Network) -> da.Array:
     if len(flat) > 1:
         # one chunk a frame stays until its last tile is done anyway; several are better read twice
         several = len(source.chunks[2]) * len(source.chunks[3]) > 1
-        first = clone(source, seed="hrtem-dask-statistics") if several else source
+        first = _again(source) if several else source
         statistics = _combined([_tile_statistics(first, t) for t in flat])
     rows = [da.concatenate([_tile(source, t, network, statistics) for t in row], axis=3) for row in tiles]
     return rows[0] if len(rows) == 1 else da.concatenate(rows, axis=2)
+
+
+def _again(source: da.Array) -> da.Array:
+    """The same array under other keys, so that its chunks are read again and not kept.
+
+    That is what `dask.graph_manipulation.clone` is for; in dask 2026.7 it renames the keys of a
+    materialised layer, as slicing makes them, but not the references inside, and so shares all.
+    """
+    graph = convert_legacy_graph(dict(source.dask))
+    names = {k: clone_key(k, "hrtem-dask-statistics") for k, v in graph.items() if not isinstance(v, DataNode)}
+    tasks = {names.get(k, k): v.substitute(names, key=names.get(k, k)) for k, v in graph.items()}
+    name = clone_key(source.name, "hrtem-dask-statistics")
+    return da.Array(HighLevelGraph.from_collections(name, tasks), name, source.chunks, meta=source._meta)
 
 
 def _cut(source: da.Array, y: tuple[int, int], x: tuple[int, int]) -> da.Array:
