@@ -21,6 +21,8 @@ __all__ = ["MOVIE", "dice_table", "run_demo"]
 #: the movie of the demo, see `hrtem_dask.simulate.movie`
 MOVIE: dict[str, Any] = {"n_frames": 24, "seed": 7, "shape": (512, 512), "pixel_size": 0.4, "dose": 400.0,
                          "frames_per_wave": 4}
+#: the network and the crystal that it is analysed with
+MODEL, CRYSTAL = "au-particles", "Au"
 NAMES = {"movie": "movie.zarr", "truth": "truth.zarr", "made": "movie.json"}
 
 
@@ -48,7 +50,7 @@ def run_demo(out: str | Path, workers: int | None = None) -> int:
     with contextlib.ExitStack() as stack:
         client = Workers(stack, workers)
         _simulated(out, client)
-        config = CampaignConfig(source=str(out / NAMES["movie"]), out=out, crystal="Au",
+        config = CampaignConfig(source=str(out / NAMES["movie"]), out=out, model=MODEL, crystal=CRYSTAL,
                                 title="Demo: simulated gold nanoparticles on carbon")
         config, plan = plan_campaign(config)
         if plan.todo:
