@@ -455,8 +455,8 @@ def write_zspy(path, stack):
     experiment.create_array("data", shape=stack.shape, chunks=(1, *stack.shape[1:]), dtype=stack.dtype)[:] = stack
     for i, (name, size) in enumerate(zip("tyx", stack.shape, strict=True)):
         axis = experiment.create_group(f"axis-{i}")
-        axis.attrs.update({"_type": "UniformDataAxis", "name": name, "size": size, "units": "s" if name == "t" else "pm",
-                           "navigate": name == "t", "scale": 0.5 if name == "t" else 60.0, "offset": 0.0,
+        axis.attrs.update({"_type": "UniformDataAxis", "name": name, "size": size, "navigate": name == "t",
+                           "units": "s" if name == "t" else "pm", "scale": 0.5 if name == "t" else 60.0, "offset": 0.0,
                            "index_in_array": i, "is_binned": False})  # fmt: skip
     metadata = experiment.create_group("metadata")
     metadata.create_group("General").attrs["title"] = ""

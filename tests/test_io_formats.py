@@ -135,8 +135,8 @@ def write_mib(path, stack, interval=0.25):
     out = b""
     for i, frame in enumerate(stack):
         moment = np.datetime64("2024-05-06T07:08:09", "ns") + np.timedelta64(int(i * interval * 1e9), "ns")
-        fields = ["MQ1", f"{i + 1:06d}", "00384", "01", f"{frame.shape[1]:04d}", f"{frame.shape[0]:04d}", kind, "   1x1",
-                  "01", "2024-05-06 07:08:09.000000", "0.200000", "0", "0", "0", "1.2e+2", "5.11e+2", "", "MQ1A",
+        ny, nx = frame.shape
+        fields = ["MQ1", f"{i + 1:06d}", "00384", "01", f"{nx:04d}", f"{ny:04d}", kind, "   1x1", "01", "2024-05-06 07:08:09.000000", "0.200000", "0", "0", "0", "1.2e+2", "5.11e+2", "", "MQ1A",
                   f"{moment}Z", "200000000ns", "12"]  # fmt: skip
         pixels = frame[::-1].astype(frame.dtype.newbyteorder(">"))
         out += (",".join(fields) + ",").encode().ljust(384, b" ") + pixels.tobytes()
@@ -223,8 +223,8 @@ def write_velox(path, images, pixel=5e-11, frame_time=0.4):
             raw = np.frombuffer(json.dumps(metadata).encode().ljust(60000, b"\x00"), dtype=np.uint8)
             group["Metadata"] = np.repeat(raw[:, None], n, axis=1)
             operation = f.require_group("Operations/CameraInputOperation")
-            operation[f"op{k}"] = np.array([json.dumps({"dataPath": f"/Data/Image/{key}", "cameraName": name}).encode()],
-                                           dtype=object)  # fmt: skip
+            source = {"dataPath": f"/Data/Image/{key}", "cameraName": name}
+            operation[f"op{k}"] = np.array([json.dumps(source).encode()], dtype=object)
 
 
 def test_velox_emd(tmp_path, stack):

@@ -10,9 +10,9 @@ from hrtem_dask.core.units import is_reciprocal_length, length_to_angstrom, tidy
     ("unit", "factor"),
     [
         ("nm", 10), ("n_m", 10), ("[n_m]", 10), ("Nanometer", 10), ("nanometres", 10), (b"nm", 10), (" nm ", 10),
-        ("pm", 0.01), ("[pm]", 0.01), ("A", 1), ("Å", 1), ("\u00c5", 1), ("\u212b", 1), ("angstrom", 1),
+        ("pm", 0.01), ("[pm]", 0.01), ("A", 1), ("\u00c5", 1), ("\u212b", 1), ("angstrom", 1),
         ("Angstroms", 1), ("Ångström", 1), ("A\u030a", 1), (b"\xc5", 1), ("Ã…", 1), ("â„«", 1), ("\\u00C5", 1),
-        ("µm", 1e4), ("\u00b5m", 1e4), ("\u03bcm", 1e4), ("um", 1e4), ("micron", 1e4), ("microns", 1e4),
+        ("\u00b5m", 1e4), ("\u03bcm", 1e4), ("um", 1e4), ("micron", 1e4), ("microns", 1e4),
         ("micrometer", 1e4), ("ƒÊm", 1e4), ("Âµm", 1e4), ("Î¼m", 1e4), ("\\u00B5m", 1e4), (b"\xb5m", 1e4),
         ("m", 1e10), ("meters", 1e10), ("mm", 1e7), ("cm", 1e8), ("inch", 2.54e8),
     ],

@@ -118,7 +118,8 @@ def _describe_mib(path: str, exposure: float | None) -> Description:
     from rsciio.quantumdetector import load_mib_data, parse_timestamps
 
     _, headers = load_mib_data(path, mmap_mode="r", return_headers=True)
-    stamps = np.array([str(t).rstrip("Z") for t in parse_timestamps(headers, max_index=len(headers))], dtype="datetime64[ns]")
+    texts = parse_timestamps(headers, max_index=len(headers))
+    stamps = np.array([str(t).rstrip("Z") for t in texts], dtype="datetime64[ns]")
     seconds = (stamps - stamps[0]) / np.timedelta64(1, "s")
     time = seconds if len(seconds) > 1 and np.all(np.diff(seconds) > 0) else None
     return Description(None, time, {} if not exposure else {"exposure": exposure * 1e-3})
