@@ -311,3 +311,40 @@ def gold(tilt_x: float, tilt_y: float) -> np.ndarray:
     middle = image.shape[0] // 2
     cut = spectrum[middle - n // 2: middle + n // 2, middle - n // 2: middle + n // 2]
     return np.clip(np.fft.ifft2(np.fft.ifftshift(cut)).real * n**2 / image.size, 0, None)
+
+
+@pytest.mark.real
+def test_gold_on_film_shows_its_own_spacings_and_the_film_shows_none(shared_data):
+    """Hand-drawn masks as crops; the same masks moved onto film must stay empty. Pixel size 0.59 (inferred)."""
+    imageio = pytest.importorskip("imageio.v3")
+    from scipy import ndimage
+
+    rng = np.random.default_rng(3)
+    found, moved, alarms = [], 0, 0
+    for number in (0, 1, 8, 15):
+        image, mask = (imageio.imread(shared_data / "nanoparticles" / f"{kind}_{number:02d}.png") for kind in
+                       ("image", "label"))
+        image, mask = image[..., 0], (mask[..., 0] if mask.ndim == 3 else mask) > 127
+        labels = ndimage.label(mask)[0]
+        far = ndimage.distance_transform_edt(~mask) > 8
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            particle = labels == label
+            if particle.sum() < 1500:
+                continue
+            found.append(fourier_peak_pairs(image, particle, pixel_size=0.59))
+            small = particle[box]
+            for _ in range(60):
+                i, j = (rng.integers(0, n - m + 1) for n, m in zip(image.shape, small.shape, strict=True))
+                place = slice(i, i + small.shape[0]), slice(j, j + small.shape[1])
+                if far[place][small].all():
+                    film = np.zeros_like(mask)
+                    film[place] = small
+                    alarms += bool(len(fourier_peak_pairs(image, film, pixel_size=0.59)))
+                    moved += 1
+                    break
+    d = np.concatenate([p.d_spacing[p.detected] for p in found])
+    gold = np.minimum(abs(d / 2.354 - 1), abs(d / 2.039 - 1)) < 0.03
+    assert gold.sum() >= 8
+    assert gold.mean() > 0.8
+    assert moved > 30
+    assert alarms <= 2

@@ -28,7 +28,7 @@ RING_TOLERANCE = 0.04
 INTEGRATION = 1.2
 #: the amplitude of a spot counts only as far as it exceeds this multiple of what the outline's step and the
 #: side lobes of brighter spots could add there; amplitudes, because noise adds to a lobe coherently
-LEAKAGE_SAFETY = 1.2
+LEAKAGE_SAFETY = 1.1
 #: a spot and its surroundings out to this many 1 / diameter are left out of the noise level
 EXCLUSION = 1.6
 
@@ -130,7 +130,7 @@ def _step_amplitude(crop: Crop, spectrum: Spectrum) -> np.ndarray:
     """Amplitude that the step of the mean at the outline sends to each frequency: a facet makes a far streak."""
     mean = (crop.outline * crop.weight).sum() / crop.weight.sum()
     step = (crop.outline - mean) * crop.weight if crop.contrast else np.zeros_like(crop.weight)
-    return abs(crop.contrast) * np.sqrt(maximum_filter(full_power(step, spectrum.power.shape), size=5))
+    return abs(crop.contrast) * np.sqrt(maximum_filter(full_power(step, spectrum.power.shape), size=3))
 
 
 def _noise(search: _Search, found: np.ndarray, azimuthal: bool) -> Background | None:
