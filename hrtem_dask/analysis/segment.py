@@ -11,7 +11,7 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import DataNode, convert_legacy_graph
+from dask._task_spec import convert_legacy_graph
 from dask.base import clone_key
 from dask.highlevelgraph import HighLevelGraph
 
@@ -228,8 +228,8 @@ def _again(source: da.Array) -> da.Array:
     materialised layer, as slicing makes them, but not the references inside, and so shares all.
     """
     graph = convert_legacy_graph(dict(source.dask))
-    names = {k: clone_key(k, "hrtem-dask-statistics") for k, v in graph.items() if not isinstance(v, DataNode)}
-    tasks = {names.get(k, k): v.substitute(names, key=names.get(k, k)) for k, v in graph.items()}
+    names = {k: clone_key(k, "hrtem-dask-statistics") for k in graph}
+    tasks = {names[k]: v.substitute(names, key=names[k]) for k, v in graph.items()}
     name = clone_key(source.name, "hrtem-dask-statistics")
     return da.Array(HighLevelGraph.from_collections(name, tasks), name, source.chunks, meta=source._meta)
 
