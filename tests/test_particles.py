@@ -169,3 +169,14 @@ def test_figure_1_has_four_panels_that_belong_together():
     assert spectrum.power[i, j] > 0.9 * spectrum.power[in_range].max()
     with pytest.raises(InputError, match="no particle 7"):
         figure1_panels(*planes, 7, pixel_size=(PX, PX))
+
+
+def test_labels_come_from_the_probability_where_none_are_given():
+    movie, labels, probability = scene(2)
+    expected = analyse_particles(movie, probability, labels=labels).compute()
+    table = analyse_particles(movie.chunk(frame=1), probability.chunk(frame=1, y=70), threshold=0.5).compute()
+    same = ["frame", "y", "x", "area", "n_pairs", "peak_ratio"]
+    pd.testing.assert_frame_equal(table[same].reset_index(drop=True), expected[same].reset_index(drop=True))
+    large = analyse_particles(movie, probability, min_area=1000).compute()  # the second one has about 450
+    assert large.frame.tolist() == [0, 1]
+    assert len(analyse_particles(movie, probability, threshold=0.9).compute()) == 0

@@ -16,6 +16,7 @@ from ..core.calibration import grid_of
 from ..core.errors import InputError
 from ..core.schema import PARTICLES
 from ..kernels.particle import measure_particles
+from .labels import label_particles
 
 __all__ = ["analyse_particles"]
 
@@ -87,12 +88,9 @@ def analyse_particles(
         raise InputError(f"the movie has the dims {getattr(movie, 'dims', type(movie).__name__)}; expected "
                          f"('frame', 'y', 'x'). Of a focal series take one image: movie.isel(defocus=0)")
     grid = grid_of(movie)
-    if labels is None:
-        from .labels import label_particles
-
-        labels = label_particles(_on_grid_of(movie, probability, "probability"), threshold=threshold,
-                                 min_area=min_area)
     certain = _particle_class(_on_grid_of(movie, probability, "probability"))
+    if labels is None:
+        labels = label_particles(certain, threshold=threshold, min_area=min_area)
     labels = _on_grid_of(movie, labels, "labels")
     if labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels have the dims {labels.dims} and the dtype {labels.dtype}; expected integers with "

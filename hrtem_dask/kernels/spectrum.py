@@ -94,6 +94,9 @@ def power_spectrum(crop: Crop, *, pad: float = 2.0, mtf: Callable[[np.ndarray], 
         # each axis in units of its own Nyquist frequency
         radius = np.hypot(2 * k_y[:, None] * crop.pixel_size[0], 2 * k_x[None, :] * crop.pixel_size[1])
         response = np.asarray(mtf(radius.ravel()), dtype=np.float64).reshape(radius.shape)
+        # a tabulated MTF may end at Nyquist, before the corners of the transform
+        edge = float(np.asarray(mtf(np.ones(1)), dtype=np.float64)[0])
+        response = np.where(np.isfinite(response), response, edge)
         power = power / np.maximum(np.abs(response), MTF_FLOOR) ** 2
     return Spectrum(power, window, k_y, k_x)
 
