@@ -348,3 +348,10 @@ def test_gold_on_film_shows_its_own_spacings_and_the_film_shows_none(shared_data
     assert gold.mean() > 0.8
     assert moved > 30
     assert alarms <= 2
+
+
+def test_an_mtf_that_ends_at_nyquist_is_enough(rng):
+    image = filtered(rng.poisson(100 + lattice((140, 140), (0.5, 0.5), [(0.42, 0.0)], [15])).astype(float),
+                     lambda ky, kx: mtf(np.hypot(ky, kx)))
+    pairs = fourier_peak_pairs(image, pixel_size=0.5, mtf=lambda u: np.where(u <= 1, mtf(u), np.nan))
+    assert pairs.detected.sum() == 1
