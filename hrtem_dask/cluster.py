@@ -69,14 +69,17 @@ def connect(where: str = "local", *, workers: int | None = None, timeout: float 
         raise InputError(f"workers is {workers!r}; expected a whole number of at least 1")
     import distributed  # sets its own log levels when it is imported
 
-    logger = logging.getLogger(distributed.__name__)
-    before = logger.level
-    logger.setLevel(max(before, logging.WARNING))  # it tells every step of starting and stopping otherwise
+    # it tells every step of starting and stopping otherwise, and that a busy process takes a while to end
+    levels = {distributed.__name__: logging.WARNING, "distributed.nanny": logging.ERROR}
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(max(before[name], level))
     try:
         with contextlib.ExitStack() as stack:
             yield stack.enter_context(_client(str(where), workers, timeout, stack))
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def dashboard_link(client: Client) -> str:

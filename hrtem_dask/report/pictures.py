@@ -70,6 +70,10 @@ class Encoded:
     width: int
     height: int
 
+    def _repr_html_(self) -> str:
+        """Show the picture in a notebook."""
+        return f'<img src="{self.uri}" style="max-width:100%" alt="figure">'
+
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure with its own Agg canvas, width and height in inch; pyplot is never touched."""
