@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import dask
 import dask.array as da
@@ -236,7 +238,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="at least one frame"):
         segment(movie[:0], model)
     for bad, message in (({"window": "hann"}, "window"), ({"halo": -1}, "halo"), ({"halo": "big"}, "halo"),
-                         ({"tile": 0}, "tile"), ({"tile": 1.5}, "tile"), ({"pixel_size_tolerance": 2}, "tolerance")):
+                         ({"tile": 0}, "tile"), ({"tile": 1.5}, "tile"), ({"backend": "fast"}, "no backend 'fast'"),
+                         ({"pixel_size_tolerance": 2}, "tolerance")):
         with pytest.raises(InputError, match=message):
             segment(movie, model, **bad)
 
@@ -301,6 +304,14 @@ def test_threads_processes_and_a_cluster_agree():
 
     with Client(n_workers=1, threads_per_worker=2, dashboard_address=":0", processes=False):
         np.testing.assert_array_equal(p.compute(), expected)
+
+
+def test_building_the_graph_loads_no_torch(tmp_path):
+    path = save_model(network().weights, CARD, tmp_path / "net")
+    code = ("import sys, numpy as np; import hrtem_dask as h; from hrtem_dask.core.calibration import make_movie; "
+            "h.label_particles(h.segment(make_movie(np.ones((1, 9, 9)), pixel_size=0.5), sys.argv[1])); "
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
 
 def test_tasks_travel():

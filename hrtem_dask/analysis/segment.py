@@ -21,6 +21,7 @@ from ..core.provenance import record
 from ..kernels.normalise import combine
 from ..kernels.tiles import Axis, Layout, Tile, segment_tile, tile_moments, tile_size
 from ..networks.cards import network_pixel_size
+from ..networks.evaluation import BACKENDS, evaluate, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, load_model, pack_weights
 
 __all__ = ["layout_of", "segment"]
@@ -111,6 +112,8 @@ def segment(
     model = model if isinstance(model, Model) else load_model(model)
     if window is not None:
         raise InputError(f"window is {window!r}; expected None (halo and trim): windowed blending is not there yet")
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(f"there is no backend {backend!r}; expected 'auto' or one of {sorted(BACKENDS)}")
     _check_movie(movie, model)
     layout = layout_of(movie, model, halo=halo, tile=tile, pixel_size_tolerance=pixel_size_tolerance)
     task = _Network.of(model, device, backend)
@@ -275,8 +278,6 @@ def _combine_task(*parts: np.ndarray) -> np.ndarray:
 
 def _segment_task(block: np.ndarray, moments: np.ndarray | None = None, *, tile: Tile, payload: bytes, sha256: str,
                   device: str, backend: str) -> np.ndarray:
-    from ..networks.evaluation import evaluate, one_thread, resolve_device
-
     weights = cached_weights(payload, sha256)
     with one_thread():
         where = resolve_device(device)

@@ -50,7 +50,8 @@ class MSDWeights:
         if self.padding not in PADDINGS:
             raise InputError(f"padding is {self.padding!r}; expected one of {PADDINGS}")
         if not self.layers or len(self.layers) != len(self.biases):
-            raise InputError(f"found {len(self.layers)} kernels and {len(self.biases)} biases; expected one of each a layer")
+            raise InputError(f"found {len(self.layers)} kernels and {len(self.biases)} biases; "
+                             f"expected one of each a layer")
         width, c_in = self.layers[0].shape[:2]
         for i, (w, b) in enumerate(zip(self.layers, self.biases, strict=True)):
             if w.shape != (width, c_in + i * width, 3, 3) or b.shape != (width,):
