@@ -38,18 +38,18 @@ def simulate(recipe: str, store: Path, n: int, seed: int, workers: int | None) -
               help="Time to train; it ends where the learning rate reaches zero.")
 @click.option("--depth", default=32, show_default=True, type=click.IntRange(1), help="Layers of the MSD-net.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
-@click.option("--threads", type=click.IntRange(1), help="By default one for each processor.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--iterations", type=click.IntRange(1), help="Steps instead of minutes: the same weights every time.")
-@click.option("--batch", default=6, show_default=True, type=click.IntRange(1), help="Examples a step.")
+@click.option("--batch", default=3, show_default=True, type=click.IntRange(1), help="Examples a step.")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side of an example, in pixels.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")
-def train(store: Path, out: Path, minutes: float, depth: int, seed: int, threads: int | None,
+def train(store: Path, out: Path, minutes: float, depth: int, seed: int, workers: int | None,
           iterations: int | None, batch: int, size: int, scores: bool) -> None:
     """Train a network with the set in STORE; a run that was stopped is continued."""
     from .networks.training import train as run
 
-    model = run(store, out=out, minutes=minutes, depth=depth, seed=seed, threads=threads,
+    model = run(store, out=out, minutes=minutes, depth=depth, seed=seed, workers=workers or os.cpu_count() or 1,
                 iterations=iterations, batch=batch, size=size, scores=scores, report=click.echo)
     click.echo(f"{model!r}")
 

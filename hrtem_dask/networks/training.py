@@ -1,67 +1,33 @@
 """Training of an MSD-net on a simulated set, on the processors of one machine.
 
-Every example is drawn, evaluated and differentiated by one thread on its own; the gradients are
-added in order. The result therefore depends on the set, the seed and the number of iterations,
-not on the number of threads.
+Every example is drawn and differentiated by one worker on its own; the gradients are added in
+order. The result therefore depends on the set, the seed and the number of iterations, not on
+the number of workers.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ..core.errors import InputError
 from ..core.provenance import versions
-from ..simulate.draws import draw_example
 from ..simulate.recipe import Recipe
 from ..simulate.sets import Dataset, dataset, open_dataset
-from .fast import fast_forward
 from .models import Model, load_model, save_model
-from .msdnet import MSDNet
-from .scoring import effective_radius, images_for_radius, normalised, scores_by_dose, summary
+from .scoring import effective_radius, images_for_radius, scores_by_dose, summary
+from .steps import Run, Settings
 
 __all__ = ["Settings", "split", "train"]
 
 HELD_OUT = 0.08  # part of the fields
-SAVE_EVERY = 120.0  # second
-REPORT_EVERY = 30.0  # second
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What defines a run.
-
-    ``size`` [network pixel] is the side of an example, ``pixel_size`` [angstrom] that of the
-    network, ``scale`` and ``offset`` the range of the changes after the z-score: the mean and
-    the spread of a crop are not those of a frame, whose coverage is another.
-    """
-
-    depth: int = 32
-    width: int = 1
-    padding: str = "reflect"
-    batch: int = 6
-    size: int = 256
-    pixel_size: float = 0.5
-    learning_rate: float = 1e-2
-    warm_up: float = 0.04
-    clip: float = 1.0
-    dice_weight: float = 1.0
-    scale: tuple[float, float] = (0.7, 1.4)
-    offset: float = 0.5
-    seed: int = 1
 
 
 def train(
@@ -72,10 +38,10 @@ def train(
     iterations: int | None = None,
     seed: int = 1,
     depth: int = 32,
-    batch: int = 6,
+    batch: int = 3,
     size: int = 256,
     learning_rate: float = 1e-2,
-    threads: int | None = None,
+    workers: int | None = None,
     fields: int = 480,
     scores: bool = True,
     report: Callable[[str], None] | None = None,
@@ -102,8 +68,9 @@ def train(
         Layers; examples a step; side of an example [network pixel].
     learning_rate : float
         Highest learning rate of Adam.
-    threads : int, optional
-        By default one for each processor.
+    workers : int, optional
+        Use so many processes, which is faster; a script that asks for them needs the usual
+        ``if __name__ == "__main__":``. By default threads, one for each processor.
     fields : int
         Size of the set that a recipe is turned into.
     scores : bool
@@ -128,15 +95,14 @@ def train(
     data = find_set(recipe_or_dataset, out, fields, seed)
     learn, held_out = split(data)
     settings = Settings(depth=depth, batch=batch, size=size, learning_rate=learning_rate, seed=seed)
-    threads = threads or os.cpu_count() or 1
     out.parent.mkdir(parents=True, exist_ok=True)
     run = Run(settings, learn, out.with_name(out.stem + ".state.npz"))
-    say(f"{len(learn)} fields to learn from, {len(held_out)} held out, {threads} threads")
+    say(f"{len(learn)} fields to learn from, {len(held_out)} held out")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run.learn(minutes * 60, iterations, threads, say)
-        card = make_card(run, data, held_out, threads)
+        run.learn(minutes * 60, iterations, workers, say)
+        card = make_card(run, data, held_out)
         say("measuring how far the network looks")
         card["effective_radius"] = effective_radius(run.net, images_for_radius(held_out, seed))
         save_model(run.net, card, out)
@@ -171,112 +137,7 @@ def split(data: Dataset) -> tuple[Dataset, Dataset]:
     return replace(data, indices=data.indices[:-n]), replace(data, indices=data.indices[-n:])
 
 
-class Run:
-    """One training run: the network, its optimiser, and where it stands."""
-
-    def __init__(self, settings: Settings, data: Dataset, state: Path) -> None:
-        self.settings, self.data, self.state = settings, data, state
-        torch.manual_seed(settings.seed)
-        self.net = MSDNet(1, 2, settings.depth, width=settings.width, padding=settings.padding)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
-        self.iteration, self.seconds, self.losses = 0, 0.0, []
-        self.signature = json.dumps({"settings": asdict(settings), "recipe": data.recipe.digest, "seed": data.seed,
-                                     "fields": list(data.indices)})
-        if state.is_file():
-            self.restore()
-
-    def learn(self, seconds: float, iterations: int | None, threads: int, say: Callable[[str], None]) -> None:
-        """Take steps until the time or the number of iterations is reached."""
-        done, start = self.seconds, time.monotonic()
-        shown = saved = start
-        with ThreadPoolExecutor(threads) as pool:
-            while True:
-                self.seconds = done + time.monotonic() - start
-                part = self.iteration / iterations if iterations else self.seconds / seconds
-                if part >= 1:
-                    break
-                self.step(pool, part)
-                now = time.monotonic()
-                if now - shown > REPORT_EVERY:
-                    shown = now
-                    say(f"{part:6.1%}  {self.seconds / 60:5.1f} min  iteration {self.iteration}  "
-                        f"loss {np.mean(self.losses[-100:]):.4f}")
-                if now - saved > SAVE_EVERY:
-                    saved = now
-                    self.save()
-        self.save()
-
-    def step(self, pool: ThreadPoolExecutor, part: float) -> None:
-        """One step of Adam on one batch; `part` is how much of the run is over."""
-        s = self.settings
-        results = list(pool.map(partial(self.example, self.iteration), range(s.batch)))
-        for i, p in enumerate(self.net.parameters()):
-            p.grad = sum((g[i] for _, g in results), torch.zeros_like(p)) / s.batch
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), s.clip, error_if_nonfinite=True)
-        rate = min(1.0, (part + 1e-4) / s.warm_up) * 0.5 * (1 + np.cos(np.pi * part)) if s.warm_up else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = s.learning_rate * rate
-        self.optimiser.step()
-        self.losses.append(float(np.mean([loss for loss, _ in results])))
-        self.iteration += 1
-
-    def example(self, iteration: int, k: int) -> tuple[float, tuple[torch.Tensor, ...]]:
-        """Loss and gradient of example k of an iteration."""
-        s = self.settings
-        rng = np.random.default_rng([s.seed, 1, iteration, k])
-        image, truth = draw_example(self.data[int(rng.integers(len(self.data)))], self.data.recipe, rng,
-                                    size=s.size, pixel_size=s.pixel_size)
-        scale = np.exp(rng.uniform(*np.log(s.scale)))
-        x = torch.from_numpy((normalised(image) * scale + rng.uniform(-s.offset, s.offset)).astype(np.float32))
-        y = torch.from_numpy(truth.astype(np.int64))
-        with torch.enable_grad():
-            loss = loss_of(fast_forward(self.net, x[None, None]), y[None], s.dice_weight)
-            return loss.item(), torch.autograd.grad(loss, list(self.net.parameters()))
-
-    def save(self) -> None:
-        """Write the checkpoint; plain arrays, nothing pickled."""
-        arrays = {"signature": np.array(self.signature), "iteration": np.array(self.iteration),
-                  "seconds": np.array(self.seconds), "losses": np.array(self.losses, dtype=np.float32)}
-        for i, p in enumerate(self.net.parameters()):
-            found = self.optimiser.state.get(p)
-            arrays[f"p{i}"] = p.detach().numpy()
-            if found:
-                arrays |= {f"m{i}": found["exp_avg"].numpy(), f"v{i}": found["exp_avg_sq"].numpy()}
-        part = self.state.with_name(self.state.name + ".part")
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(self.state)
-
-    def restore(self) -> None:
-        """Continue from the checkpoint."""
-        try:
-            with np.load(self.state, allow_pickle=False) as z:
-                arrays = dict(z)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"the checkpoint {self.state} cannot be read ({error}); "
-                             f"delete it to begin anew") from error
-        if str(arrays["signature"]) != self.signature:
-            raise InputError(f"the checkpoint {self.state} belongs to another set or other settings; give another "
-                             f"--out, or delete it to begin anew")
-        self.iteration, self.seconds = int(arrays["iteration"]), float(arrays["seconds"])
-        self.losses = arrays["losses"].tolist()
-        for i, p in enumerate(self.net.parameters()):
-            p.data.copy_(torch.from_numpy(arrays[f"p{i}"]))
-            if f"m{i}" in arrays:
-                self.optimiser.state[p] = {"step": torch.tensor(float(self.iteration)),
-                                           "exp_avg": torch.from_numpy(arrays[f"m{i}"]),
-                                           "exp_avg_sq": torch.from_numpy(arrays[f"v{i}"])}
-
-
-def loss_of(logits: torch.Tensor, truth: torch.Tensor, dice_weight: float, *, smooth: float = 50.0) -> torch.Tensor:
-    """Cross-entropy plus soft Dice; `smooth` [pixel] keeps a frame without particles finite."""
-    p = torch.softmax(logits, 1)[:, -1]
-    t = truth.to(p.dtype)
-    soft = 1 - (2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth)
-    return F.cross_entropy(logits, truth) + dice_weight * soft
-
-
-def make_card(run: Run, data: Dataset, held_out: Dataset, threads: int) -> dict[str, Any]:
+def make_card(run: Run, data: Dataset, held_out: Dataset) -> dict[str, Any]:
     """Card of a finished run, without its measured values."""
     s, recipe = run.settings, data.recipe
     out = f"{run.state.name.removesuffix('.state.npz')}.safetensors"
@@ -295,7 +156,7 @@ def make_card(run: Run, data: Dataset, held_out: Dataset, threads: int) -> dict[
             ],
             "recipe": recipe.name, "recipe_sha256": recipe.digest, "set_seed": data.seed,
             "fields": len(run.data), "fields_held_out": len(held_out), "settings": asdict(s),
-            "iterations": run.iteration, "minutes": round(run.seconds / 60, 2), "threads": threads,
+            "iterations": run.iteration, "minutes": round(run.seconds / 60, 2), "workers": run.workers,
             "loss": round(float(np.mean(run.losses[-100:])), 5) if run.losses else None,
             "versions": versions(), "date": datetime.now(UTC).date().isoformat(),
             "real_images_used": "none",

@@ -91,16 +91,18 @@ def fourier_resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     >>> bool(np.allclose(fourier_resample(x, (8, 16))[:, ::2], x, atol=1e-6))
     True
     """
-    single = np.complex64 if np.iscomplexobj(image) else np.float32
+    real = not np.iscomplexobj(image)
+    single = np.float32 if real else np.complex64
+    image = image.astype(single)
     if image.shape == tuple(shape):
-        return image.astype(single)
-    spectrum = fft.fft2(image.astype(np.complex64))
-    out = np.zeros(shape, np.complex64)
-    most = [(min(a, b) - 1) // 2 for a, b in zip(image.shape, shape, strict=True)]
-    keep = [np.arange(-m, m + 1) for m in most]
-    out[np.ix_(*keep)] = spectrum[np.ix_(*keep)]
-    result = fft.ifft2(out) * np.float32(out.size / image.size)
-    return (result if single is np.complex64 else result.real).astype(single)
+        return image
+    spectrum = fft.rfft2(image) if real else fft.fft2(image)
+    out = np.zeros((shape[0], shape[1] // 2 + 1) if real else shape, np.complex64)
+    rows, cols = ((min(a, b) - 1) // 2 for a, b in zip(image.shape, shape, strict=True))
+    keep = np.ix_(np.arange(-rows, rows + 1), np.arange(0 if real else -cols, cols + 1))
+    out[keep] = spectrum[keep]
+    result = fft.irfft2(out, s=shape) if real else fft.ifft2(out)
+    return result * np.float32(shape[0] * shape[1] / image.size)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,225 @@
+"""The steps of a training run: workers that draw and differentiate examples, Adam, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from ..core.errors import InputError
+from ..simulate.draws import draw_example
+from ..simulate.sets import Dataset, one_thread
+from .fast import fast_forward
+from .msdnet import MSDNet
+from .scoring import normalised
+
+__all__ = ["Run", "Settings", "loss_of"]
+
+SAVE_EVERY = 60.0  # second
+REPORT_EVERY = 30.0  # second
+AHEAD = 2  # iterations whose examples are drawn in advance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What defines a run.
+
+    ``size`` [network pixel] is the side of an example, ``pixel_size`` [angstrom] that of the
+    network, ``scale`` and ``offset`` the range of the changes after the z-score: the mean and
+    the spread of a crop are not those of a frame, whose coverage is another.
+    """
+
+    depth: int = 32
+    width: int = 1
+    padding: str = "reflect"
+    batch: int = 3
+    size: int = 256
+    pixel_size: float = 0.5
+    learning_rate: float = 1e-2
+    warm_up: float = 0.04
+    clip: float = 1.0
+    dice_weight: float = 1.0
+    scale: tuple[float, float] = (0.7, 1.4)
+    offset: float = 0.5
+    seed: int = 1
+
+    def network(self) -> MSDNet:
+        """Return a fresh network with one input channel and two classes."""
+        return MSDNet(1, 2, self.depth, width=self.width, padding=self.padding)
+
+
+class Worker:
+    """Draws examples and differentiates the loss; one thread an example."""
+
+    def __init__(self, settings: Settings, data: Dataset) -> None:
+        self.settings, self.data, self.local = settings, data, threading.local()
+
+    def draw(self, iteration: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Example k of an iteration: normalised and jittered image, and mask."""
+        s = self.settings
+        rng = np.random.default_rng([s.seed, 1, iteration, k])
+        image, truth = draw_example(self.data[int(rng.integers(len(self.data)))], self.data.recipe, rng,
+                                    size=s.size, pixel_size=s.pixel_size)
+        scale = np.exp(rng.uniform(*np.log(s.scale)))
+        return (normalised(image) * scale + rng.uniform(-s.offset, s.offset)).astype(np.float32), truth
+
+    def gradient(self, parameters: np.ndarray, image: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss and its gradient for one example, all parameters in one vector."""
+        if not hasattr(self.local, "net"):
+            self.local.net = self.settings.network()
+        net = self.local.net
+        vector_to_parameters(torch.from_numpy(parameters), net.parameters())
+        with torch.enable_grad():
+            logits = fast_forward(net, torch.from_numpy(image)[None, None])
+            loss = loss_of(logits, torch.from_numpy(truth.astype(np.int64))[None], self.settings.dice_weight)
+            gradient = torch.autograd.grad(loss, list(net.parameters()))
+            return loss.item(), torch.cat([g.reshape(-1) for g in gradient]).numpy()
+
+
+_worker: Worker | None = None
+
+
+def _begin(settings: Settings, data: Dataset) -> None:
+    global _worker
+    one_thread()
+    torch.set_num_threads(1)
+    _worker = Worker(settings, data)
+
+
+def _call(method: str, *args: Any) -> Any:
+    return getattr(_worker, method)(*args)
+
+
+@contextmanager
+def pool_of(settings: Settings, data: Dataset, workers: int | None) -> Iterator[Callable[..., Future]]:
+    """Give a function that submits draw or gradient to processes, or to threads where workers is None."""
+    pool: Executor
+    if workers is None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        worker = Worker(settings, data)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            yield lambda method, *args: pool.submit(getattr(worker, method), *args)
+        torch.set_num_threads(before)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (settings, data)) as pool:
+        yield lambda method, *args: pool.submit(_call, method, *args)
+
+
+class Run:
+    """One training run: the network, its optimiser, and where it stands."""
+
+    def __init__(self, settings: Settings, data: Dataset, state: Path) -> None:
+        self.settings, self.data, self.state = settings, data, state
+        torch.manual_seed(settings.seed)
+        self.net = settings.network()
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
+        self.iteration, self.seconds, self.losses, self.workers = 0, 0.0, [], None
+        self.signature = json.dumps({"settings": asdict(settings), "recipe": data.recipe.digest, "seed": data.seed,
+                                     "fields": list(data.indices)})
+        if state.is_file():
+            self.restore()
+
+    def learn(self, seconds: float, iterations: int | None, workers: int | None, say: Callable[[str], None]) -> None:
+        """Take steps until the time or the number of iterations is reached."""
+        done, start = self.seconds, time.monotonic()
+        shown = saved = start
+        self.workers = workers
+        with pool_of(self.settings, self.data, workers) as submit:
+            drawn: deque[list[Future]] = deque()
+            while True:
+                self.seconds = done + time.monotonic() - start
+                part = self.iteration / iterations if iterations else self.seconds / seconds
+                if part >= 1:
+                    break
+                while len(drawn) <= AHEAD:
+                    at = self.iteration + len(drawn)
+                    drawn.append([submit("draw", at, k) for k in range(self.settings.batch)])
+                self.step(submit, [f.result() for f in drawn.popleft()], part)
+                now = time.monotonic()
+                if now - shown > REPORT_EVERY:
+                    shown = now
+                    say(f"{part:6.1%}  {self.seconds / 60:5.1f} min  iteration {self.iteration}  "
+                        f"loss {np.mean(self.losses[-200:]):.4f}")
+                if now - saved > SAVE_EVERY:
+                    saved = now
+                    self.save()
+            for futures in drawn:
+                for f in futures:
+                    f.cancel()
+        self.save()
+
+    def step(self, submit: Callable[..., Future], examples: list[tuple[np.ndarray, np.ndarray]], part: float) -> None:
+        """One step of Adam on one batch; `part` is how much of the run is over."""
+        s = self.settings
+        parameters = parameters_to_vector(self.net.parameters()).detach().numpy().copy()
+        results = [f.result() for f in [submit("gradient", parameters, x, y) for x, y in examples]]
+        total = torch.from_numpy(np.sum([g for _, g in results], axis=0) / s.batch)
+        first = 0
+        for p in self.net.parameters():
+            p.grad = total[first:first + p.numel()].view_as(p).clone()
+            first += p.numel()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), s.clip, error_if_nonfinite=True)
+        warm = min(1.0, (part + 1e-4) / s.warm_up) if s.warm_up else 1.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * part))
+        self.optimiser.step()
+        self.losses.append(float(np.mean([loss for loss, _ in results])))
+        self.iteration += 1
+
+    def save(self) -> None:
+        """Write the checkpoint; plain arrays, nothing pickled."""
+        arrays = {"signature": np.array(self.signature), "iteration": np.array(self.iteration),
+                  "seconds": np.array(self.seconds), "losses": np.array(self.losses, dtype=np.float32)}
+        for i, p in enumerate(self.net.parameters()):
+            found = self.optimiser.state.get(p)
+            arrays[f"p{i}"] = p.detach().numpy()
+            if found:
+                arrays |= {f"m{i}": found["exp_avg"].numpy(), f"v{i}": found["exp_avg_sq"].numpy()}
+        part = self.state.with_name(self.state.name + ".part")
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        part.replace(self.state)
+
+    def restore(self) -> None:
+        """Continue from the checkpoint."""
+        try:
+            with np.load(self.state, allow_pickle=False) as z:
+                arrays = dict(z)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"the checkpoint {self.state} cannot be read ({error}); "
+                             f"delete it to begin anew") from error
+        if str(arrays["signature"]) != self.signature:
+            raise InputError(f"the checkpoint {self.state} belongs to another set or other settings; give another "
+                             f"--out, or delete it to begin anew")
+        self.iteration, self.seconds = int(arrays["iteration"]), float(arrays["seconds"])
+        self.losses = arrays["losses"].tolist()
+        for i, p in enumerate(self.net.parameters()):
+            p.data.copy_(torch.from_numpy(arrays[f"p{i}"]))
+            if f"m{i}" in arrays:
+                self.optimiser.state[p] = {"step": torch.tensor(float(self.iteration)),
+                                           "exp_avg": torch.from_numpy(arrays[f"m{i}"]),
+                                           "exp_avg_sq": torch.from_numpy(arrays[f"v{i}"])}
+
+
+def loss_of(logits: torch.Tensor, truth: torch.Tensor, dice_weight: float, *, smooth: float = 50.0) -> torch.Tensor:
+    """Cross-entropy plus soft Dice; `smooth` [pixel] keeps a frame without particles finite."""
+    p = torch.softmax(logits, 1)[:, -1]
+    t = truth.to(p.dtype)
+    soft = 1 - (2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth)
+    return F.cross_entropy(logits, truth) + dice_weight * soft

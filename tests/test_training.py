@@ -1,0 +1,207 @@
+"""Training: the same weights for any number of workers, resumable, on the card what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy import ndimage
+
+from hrtem_dask import load_model, train
+from hrtem_dask.cli_train import simulate as simulate_command
+from hrtem_dask.cli_train import train as train_command
+from hrtem_dask.core.errors import InputError, MissingInputError
+from hrtem_dask.kernels.msdnet.weights import MSDWeights
+from hrtem_dask.networks.msdnet import MSDNet
+from hrtem_dask.networks.scoring import dice, effective_radius, normalised, probability, scores_by_dose
+from hrtem_dask.networks.steps import Run, Settings, loss_of
+from hrtem_dask.networks.training import split
+from hrtem_dask.simulate.recipe import load_recipe
+from hrtem_dask.simulate.sets import Dataset, Sample, begin, open_dataset, save_sample, structure_path
+
+RECIPE = {
+    "name": "blobs", "field": {"box": 48},
+    "imaging": {"pixel_size": [0.3, 0.6], "dose": [500, 2000], "defocus": [0, 100], "cs": [0, 0],
+                "cs_corrected": [0, 0], "aperture_fraction": 0, "absorption_fraction": 0},
+}
+SMALL = {"depth": 4, "size": 48, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """Fields with one strongly absorbing disc each, without a multislice."""
+    path = tmp_path_factory.mktemp("set")
+    begin(load_recipe(RECIPE), path, 1)
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        y, x = rng.uniform(12, 36, 2)
+
+        def disc(step: float, y: float = y, x: float = x) -> np.ndarray:
+            t = np.arange(round(48 / step)) * step
+            return (t[:, None] - y) ** 2 + (t[None] - x) ** 2 <= 81
+
+        wave = (1 - 0.4 * ndimage.gaussian_filter(disc(0.5).astype(float), 1)).astype(np.complex64)
+        save_sample(Sample(wave, disc(0.25), np.zeros((48, 48), np.float32), {"index": i, "particles": []}),
+                    structure_path(path, i))
+    return path
+
+
+def same(a: MSDWeights, b: MSDWeights) -> bool:
+    return all(np.array_equal(p, q) for p, q in zip([*a.layers, *a.biases, a.final], [*b.layers, *b.biases, b.final],
+                                                    strict=True))
+
+
+def test_it_learns_and_writes_a_card_that_loads(store, tmp_path):
+    lines: list[str] = []
+    model = train(store, out=tmp_path / "net", iterations=60, seed=3, report=lines.append, **SMALL)
+    assert model.name == "net"
+    loaded = load_model(tmp_path / "net.safetensors")
+    assert same(loaded.weights, model.weights)
+    card = json.loads((tmp_path / "net.json").read_text())
+    assert card["classes"] == ["background", "particle"]
+    assert card["normalisation"] == {"kind": "frame"}
+    assert card["pixel_size"] == 0.5
+    assert card["dose_range"] == [500, 2000]
+    assert card["receptive_field"] == 2 * (1 + 2 + 3 + 4) + 1
+    assert 0 < card["effective_radius"] <= 10
+    assert card["training"]["iterations"] == 60
+    assert card["training"]["fields"] + card["training"]["fields_held_out"] == 8
+    assert card["training"]["recipe_sha256"] == load_recipe(RECIPE).digest
+    assert not (tmp_path / "net.state.npz").exists()
+    scores = card["scores"]["held_out_simulated"]["500"]
+    assert scores["mean"] > 0.8
+    assert scores["wrong_label"] is None or scores["wrong_label"] < scores["mean"]
+    assert any("held out" in line for line in lines)
+
+
+def test_workers_do_not_change_the_weights(store, tmp_path):
+    options = {"iterations": 4, "seed": 5, "scores": False, **SMALL}
+    threads = train(store, out=tmp_path / "threads", **options)
+    processes = train(store, out=tmp_path / "processes", workers=2, **options)
+    assert same(threads.weights, processes.weights)
+    other = train(store, out=tmp_path / "other", **(options | {"seed": 6}))
+    assert not same(threads.weights, other.weights)
+
+
+def test_a_stopped_run_continues_as_if_it_had_not_stopped(store, tmp_path):
+    settings, data = Settings(seed=7, **SMALL), split(open_dataset(store))[0]
+    whole = Run(settings, data, tmp_path / "whole.npz")
+    whole.learn(1e9, 6, None, str)
+
+    class Stop(Exception):
+        pass
+
+    class Interrupted(Run):
+        def step(self, *args):
+            if self.iteration == 3:
+                self.save()
+                raise Stop
+            super().step(*args)
+
+    with pytest.raises(Stop):
+        Interrupted(settings, data, tmp_path / "state.npz").learn(1e9, 6, None, str)
+    resumed = Run(settings, data, tmp_path / "state.npz")
+    assert resumed.iteration == 3
+    resumed.learn(1e9, 6, None, str)
+    assert same(whole.net.to_weights(), resumed.net.to_weights())
+    assert whole.losses == pytest.approx(resumed.losses)
+    with pytest.raises(InputError, match="other settings"):
+        Run(Settings(seed=8, **SMALL), data, tmp_path / "state.npz")
+    (tmp_path / "state.npz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot be read"):
+        Run(settings, data, tmp_path / "state.npz")
+
+
+def test_held_out_fields_are_never_drawn(store):
+    learn, held_out = split(open_dataset(store))
+    assert not set(learn.indices) & set(held_out.indices)
+    assert len(learn) + len(held_out) == 8
+    one = Dataset(store, learn.recipe, 1, (0,))
+    with pytest.raises(InputError, match="at least 2"):
+        split(one)
+
+
+def test_train_refuses_what_it_cannot_use(store, tmp_path):
+    with pytest.raises(InputError, match="more than zero"):
+        train(store, out=tmp_path / "a", minutes=0)
+    with pytest.raises(MissingInputError, match="not a simulated set"):
+        train(tmp_path, out=tmp_path / "a")
+    with pytest.raises(MissingInputError, match="no recipe"):
+        train("no-such-thing", out=tmp_path / "a")
+
+
+def test_loss_is_small_only_where_the_mask_is_right():
+    truth = torch.zeros(1, 20, 20, dtype=torch.long)
+    truth[:, 5:15, 5:15] = 1
+    logits = torch.stack([-8.0 * (truth * 2 - 1), 8.0 * (truth * 2 - 1)], 1)
+    assert loss_of(logits, truth, 1.0) < 1e-3
+    assert loss_of(-logits, truth, 1.0) > 5
+    empty = torch.zeros_like(truth)
+    assert loss_of(logits, empty, 1.0) > 1 > loss_of(torch.zeros_like(logits), empty, 0.0)
+
+
+def test_scores_tell_a_perfect_network_from_a_useless_one(store):
+    data = open_dataset(store)
+
+    class Threshold(MSDNet):
+        """Calls dark pixels particle."""
+
+        def forward(self, x):
+            dark = -4 * torch.nn.functional.avg_pool2d(x, 5, 1, 2) - 2
+            return torch.cat([-dark, dark], 1)
+
+    import hrtem_dask.networks.scoring as scoring
+
+    good = Threshold(1, 2, 1)
+    forward, scoring.fast_forward = scoring.fast_forward, lambda net, x: net(x)
+    try:
+        scores = scores_by_dose(good, data, seed=1, doses=(2000,))["2000"]
+    finally:
+        scoring.fast_forward = forward
+    assert scores["mean"] > 0.9
+    assert scores["wrong_label"] < 0.8 * scores["mean"]
+    assert scores_by_dose(MSDNet(1, 2, 1), data, seed=1, doses=(2000,))["2000"]["mean"] == 0
+
+
+def test_effective_radius_is_what_the_network_uses(rng):
+    images = [rng.normal(size=(120, 120)).astype(np.float32) for _ in range(2)]
+    torch.manual_seed(0)
+    net = MSDNet(1, 2, 9)
+    assert effective_radius(net, images) == 8  # zeros as last layer: nothing reaches anything
+    with torch.no_grad():
+        net.final_weight.normal_(0, 1)
+        for w in net.weights:
+            w.normal_(0, 0.5)
+    assert 8 < effective_radius(net, images) <= net.to_weights().receptive_radius
+
+
+def test_small_helpers():
+    image = np.arange(12.0).reshape(3, 4) * 7 + 1000
+    assert normalised(image) == pytest.approx(normalised(image * 3 - 5), abs=1e-6)
+    assert normalised(np.full((4, 4), 3.0)).tolist() == np.zeros((4, 4)).tolist()
+    assert dice(np.zeros(3, bool), np.zeros(3, bool)) == 1
+    assert dice(np.ones(3, bool), np.zeros(3, bool)) == 0
+    p = probability(MSDNet(1, 2, 2), np.zeros((6, 7), np.float32))
+    assert p.shape == (6, 7)
+    assert np.allclose(p, 0.5)
+
+
+def test_commands_make_a_set_and_train_with_it(tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("name: tiny\nfield: {box: 40, wave_sampling: 0.35, slice_thickness: 4}\n"
+                      "particles: {number: [1, 2], diameter: [10, 14]}\nfilm: {thickness: [8, 10]}\n")
+    run = CliRunner()
+    made = run.invoke(simulate_command, [str(recipe), "--out", str(tmp_path / "set"), "-n", "2", "--seed", "1",
+                                         "--workers", "1"], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    assert "2 of 2 fields" in made.output
+    done = run.invoke(train_command, [str(tmp_path / "set"), "--out", str(tmp_path / "net.safetensors"), "--iterations",
+                                      "2", "--depth", "2", "--size", "40", "--workers", "1", "--no-scores"],
+                      catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "Model('net'" in done.output
+    assert load_model(tmp_path / "net.safetensors").card["training"]["set_seed"] == 1
