@@ -229,6 +229,11 @@ def test_a_coloured_scale_bar_warns_and_more_colour_is_refused(tmp_path, rng):
     with pytest.warns(UserWarning, match=r"bar\.png: 40 coloured pixels"):
         values = open_movie(tmp_path / "bar.png").compute(scheduler="synchronous").values
     np.testing.assert_array_equal(values[0], grey)
+    opacity = np.full_like(grey, 255)
+    opacity[:50] = 0
+    iio.imwrite(tmp_path / "glass.png", np.dstack([grey, grey, grey, opacity]))
+    with pytest.raises(OSError, match=r"glass\.png: the opacity runs from 0 to 255"):
+        open_movie(tmp_path / "glass.png").compute()
     colour[:, :, 2] = 255 - grey
     iio.imwrite(tmp_path / "map.png", colour)
     with pytest.raises(OSError, match=r"map\.png: a colour image"):
@@ -383,9 +388,9 @@ def test_ten_thousand_files_open_quickly(tmp_path):
     content = (tmp_path / "f0.png").read_bytes()
     for i in range(1, 10_000):
         (tmp_path / f"f{i}.png").write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock: the machine may be busy with something else
     movie = open_movie(tmp_path)
-    assert time.perf_counter() - start < 6  # about 1 s alone on a machine of 2026
+    assert time.process_time() - start < 5
     assert movie.shape == (10_000, 4, 4)
     assert len(pickle.dumps(movie.data.dask)) < 10_000 * 1000
 

@@ -136,7 +136,8 @@ def write_mib(path, stack, interval=0.25):
     for i, frame in enumerate(stack):
         moment = np.datetime64("2024-05-06T07:08:09", "ns") + np.timedelta64(int(i * interval * 1e9), "ns")
         ny, nx = frame.shape
-        fields = ["MQ1", f"{i + 1:06d}", "00384", "01", f"{nx:04d}", f"{ny:04d}", kind, "   1x1", "01", "2024-05-06 07:08:09.000000", "0.200000", "0", "0", "0", "1.2e+2", "5.11e+2", "", "MQ1A",
+        fields = ["MQ1", f"{i + 1:06d}", "00384", "01", f"{nx:04d}", f"{ny:04d}", kind, "   1x1", "01",
+                  "2024-05-06 07:08:09.000000", "0.200000", "0", "0", "0", "1.2e+2", "5.11e+2", "", "MQ1A",
                   f"{moment}Z", "200000000ns", "12"]  # fmt: skip
         pixels = frame[::-1].astype(frame.dtype.newbyteorder(">"))
         out += (",".join(fields) + ",").encode().ljust(384, b" ") + pixels.tobytes()

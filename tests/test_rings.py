@@ -44,8 +44,9 @@ def lattice_frames(pixel_size, crystal, rng, n=3, side=384, contrast=1.1):
     return frames
 
 
-@pytest.mark.parametrize(("pixel_size", "crystal"), [(0.25, "Au"), (0.45, "Au"), (0.59, "Au"), (0.8, "Au"),
-                                                     (0.33, "Pt"), (0.55, "Cu"), (0.5, "CeO2"), (0.7, "Si")])  # fmt: skip
+@pytest.mark.parametrize(("pixel_size", "crystal"), [(0.25, "Au"), (0.45, "Au"), (0.59, "Au"),
+                                                     (0.8, "Au"), (0.33, "Pt"), (0.55, "Cu"), (0.5, "CeO2"),
+                                                     (0.7, "Si")])  # fmt: skip
 def test_known_lattices(pixel_size, crystal, rng):
     frames = lattice_frames(pixel_size, crystal, rng)
     guess = guess_pixel_size(open_movie(frames), crystal)
@@ -87,7 +88,7 @@ def test_what_is_no_lattice_is_refused(kind, rng):
         "thon": lambda: thon_noise(shape, rng),
         "flat": lambda: np.full(shape, 7.0),
         "gradient": lambda: np.add.outer(np.arange(256.0), np.arange(256.0)),
-        "readout": lambda: rng.normal(size=shape) + 3 * np.cos(np.arange(256) * 2 * np.pi * 0.25) + rng.normal(size=(256, 1)),
+        "readout": lambda: rng.normal(size=shape) + 3 * np.cos(np.arange(256) * np.pi / 2) + rng.normal(size=(256, 1)),
     }[kind]
     with pytest.raises(InputError, match=r"spot\(s\) in 4 frame.*--pixel-size"):
         guess_pixel_size(open_movie(np.stack([make() for _ in range(4)])))
@@ -101,14 +102,9 @@ def test_one_plane_wave_does_not_decide(rng):
         guess_pixel_size(image)
 
 
-def test_the_wrong_crystal_is_refused_or_at_least_not_the_right_size(rng):
-    frames = lattice_frames(0.5, "Si", rng)
-    try:
-        guess = guess_pixel_size(open_movie(frames), "Au")
-    except InputError as error:
-        assert "do not decide" in str(error)
-    else:
-        assert guess.pixel_size == pytest.approx(0.5 * 4.0782 / 5.4310, rel=0.02)
+def test_a_pixel_size_is_as_good_as_the_crystal_that_is_named(rng):
+    guess = guess_pixel_size(open_movie(lattice_frames(0.5, "Pt", rng)), "Au")
+    assert guess.pixel_size == pytest.approx(0.5 * 4.0782 / 3.9242, rel=0.006)
 
 
 def test_unknown_crystals_are_refused():
@@ -131,8 +127,8 @@ def test_spots_are_where_the_waves_are(rng):
 
 
 def test_false_alarms_in_noise_are_rare(rng):
-    found = sum(len(find_spots(rng.normal(size=(256, 256)))) for _ in range(40))
-    assert found <= 8  # 0.03 an image were asked for; the tail of the noise is a little longer than its model
+    found = sum(len(find_spots(rng.normal(size=(256, 256)))) for _ in range(60))
+    assert found <= 12  # 0.03 an image were asked for; the tail of the noise is a little longer than its model
 
 
 def test_the_likelihood_prefers_the_inner_ring_and_the_right_ratio():

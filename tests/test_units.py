@@ -21,7 +21,7 @@ def test_spellings_of_a_length(unit, factor):
     assert length_to_angstrom(2.5, unit) == pytest.approx(2.5 * factor, rel=1e-12)
 
 
-@pytest.mark.parametrize("unit", [None, "", "1/nm", "1 / Å", "nm^-1", "mrad", "s", "pixel", "e-", 3, np.nan, "<undefined>"])
+@pytest.mark.parametrize("unit", [None, "", "1/nm", "1 / Å", "nm^-1", "mrad", "s", "pixel", "e-", 3, np.nan, "<no>"])
 def test_what_is_no_length_is_not_guessed(unit):
     assert length_to_angstrom(1.0, unit) is None
 

@@ -92,8 +92,8 @@ def rings_of(crystal: str) -> dict[str, tuple[float, float]]:
 
     Examples
     --------
-    >>> round(1 / rings_of("Au")["111"][0], 4)
-    2.3546
+    >>> round(1 / rings_of("Au")["111"][0], 3)
+    2.355
     """
     structure, a = CRYSTALS.get(crystal) or _from_ase(crystal)
     return {
@@ -178,8 +178,8 @@ def _decide(radii: np.ndarray, crystal: str, table: dict, n_frames: int, source:
     if log_odds < np.log(ODDS) or matched < max(LEAST_SPOTS, radii.size / 2):
         raise InputError(
             f"{looked}, {matched} of them on rings of {crystal} at {pixel_size:.3f} angstrom a pixel, which is "
-            f"{np.exp(min(log_odds, 99)):.3g} times as likely as {candidates[second]:.3f}; expected {ODDS:g} times, and "
-            f"half of the spots. The rings do not decide: use more frames, or the right crystal. {ask}"
+            f"{np.exp(min(log_odds, 99)):.3g} times as likely as {candidates[second]:.3f}; expected {ODDS:g} times, "
+            f"and half of the spots. The rings do not decide: use more frames, or the right crystal. {ask}"
         )
     on = {hkl: radii[ring == j] for j, hkl in enumerate(table)}
     rings = {hkl: (len(k), float(k.mean())) for hkl, k in on.items() if len(k)}

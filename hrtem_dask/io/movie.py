@@ -14,6 +14,7 @@ import xarray as xr
 
 from ..core.calibration import SQUARE_TOLERANCE, calibrated, check_pixel_size, make_movie
 from ..core.errors import InputError
+from ..core.provenance import record
 from .frames import lazy_frames, probe
 from .insitu import times_from_names
 from .natural import family_of, find_files, is_zarr_store
@@ -60,7 +61,7 @@ def open_movie(
     xarray.DataArray
         Lazy, dims ``(frame, y, x)``, or ``(frame, defocus, y, x)`` with ``defocus``; the dtype on disk.
         Coordinates ``y``, ``x`` [angstrom] where the pixel size is known, ``time`` [second] where the
-        times are. Attributes: ``source``, ``format``, ``calibration_source`` ("file" or "user"; absent
+        times are. Attributes: ``provenance``, ``source``, ``format``, ``calibration_source`` ("file" or "user"; absent
         where there is none), and where the file has them ``beam_energy`` [keV], ``exposure`` [second],
         ``microscope``, ``title``, ``date``.
 
@@ -97,6 +98,10 @@ def open_movie(
     movie.attrs.pop("times_from", None)
     if defocus is not None:
         movie = _focal_series(movie, defocus)
+    given = {"pixel_size": pixel_size, "frame_time": frame_time, "defocus": defocus, "signal": signal}
+    given = {k: v for k, v in given.items() if v is not None}
+    if given or not isinstance(source, xr.DataArray):  # a movie that is only passed through keeps its history
+        movie.attrs = record(movie.attrs, "open_movie", source=movie.attrs.get("source"), **given)
     return movie if chunks is None else movie.chunk({"frame": chunks} if isinstance(chunks, int) else dict(chunks))
 
 

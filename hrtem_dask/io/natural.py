@@ -100,7 +100,7 @@ def _existing(path: Path) -> Path:
 
 def _matching(pattern: str) -> list[Path]:
     found = [Path(p) for p in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - absolute patterns too
-    files = [p for p in found if _is_image(p)]
+    files = [p for p in found if _is_image(p) or is_zarr_store(p)]
     if not files:
         more = f" ({len(found)} other files match, none of a known format)" if found else ""
         raise MissingInputError(f"{pattern}: no image matches this pattern{more}; expected {KNOWN}")

@@ -46,19 +46,23 @@ class Opened:
 def one_channel(block: np.ndarray, path: str) -> np.ndarray:
     """Make one channel of a block (frame, y, x, colour) whose colours agree.
 
-    An opacity is ignored. Blocks (frame, y, x) are returned as they are. Where the colours differ in
+    A constant opacity is ignored. Blocks (frame, y, x) are returned as they are. Where the colours differ in
     at most `ANNOTATION` of a frame, as at the smoothed edges of a burnt-in scale bar, those pixels get
     their median and a warning names the file.
 
     Raises
     ------
     ReadError
-        If the colours differ elsewhere: colour has no meaning as counts, and a false colour map cannot
-        be undone.
+        If the colours differ elsewhere (colour has no meaning as counts, and a false colour map cannot
+        be undone), or if the opacity varies.
     """
     if block.ndim == 3:
         return block
     colours = block[..., : block.shape[-1] - (block.shape[-1] in (2, 4))]
+    opacity = block[..., colours.shape[-1] :]
+    if opacity.size and opacity.min() != opacity.max():
+        raise ReadError(f"{path}: the opacity runs from {opacity.min()} to {opacity.max()}; expected one value. Save "
+                        "the image without an alpha channel")  # fmt: skip
     differ = (colours != colours[..., :1]).any(axis=-1)
     share = float(differ.mean(axis=(1, 2)).max())
     if share > ANNOTATION:

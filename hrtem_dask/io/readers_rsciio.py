@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -28,6 +29,8 @@ WHERE = {
     "exposure": "Acquisition_instrument.TEM.Detector.Camera.exposure",
     "camera": "Acquisition_instrument.TEM.Detector.Camera.name",
 }  # fmt: skip
+#: HDF5 does one thing at a time anyway; opening and closing one file in many threads has crashed it
+HDF5_LOCK = threading.RLock()
 GATAN_EXPOSURE = "ImageList.TagGroup0.ImageTags.DataBar.Exposure Time (s)"
 NUMBERS = ("beam_energy", "magnification", "exposure")
 
@@ -42,6 +45,8 @@ def open_rosetta(path: str, signal: int | str | None = None) -> Iterator[Opened]
         family = _kind_of_hdf5(path)
     plugin = import_module(f"rsciio.{PLUGINS[family]}")
     with ExitStack() as stack:
+        if family in ("EMD", "HyperSpy"):
+            stack.enter_context(HDF5_LOCK)
         # the .zspy plug-in opens lazy data for writing unless it is told otherwise
         mode = {"mode": "r"} if family == "HyperSpy (Zarr)" else {}
         found = plugin.file_reader(path, lazy=True, **mode)
@@ -100,7 +105,8 @@ def _opened(signal: Mapping[str, Any], axes: list[dict[str, Any]], notes: tuple[
 
     def fetch(start: int, stop: int) -> np.ndarray:
         part = frames[start:stop]
-        return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+        # a copy: a view into a memory map would fault where the file is cut or replaced later
+        return np.array(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
     return Opened(int(n), (int(shape[0]), int(shape[1])), np.dtype(data.dtype), fetch,
                   lambda: describe_axes(axes, metadata_attrs(signal), notes))  # fmt: skip

@@ -7,6 +7,7 @@ slowly along the angle, so a background taken from the neighbourhood of each spa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage, special
@@ -62,45 +63,43 @@ def _corners(n: int, side: int) -> list[int]:
     return sorted({round(v) for v in np.linspace(0, n - side, count)})
 
 
+@lru_cache(maxsize=8)
+def _geometry(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the radius of each spatial frequency in whole steps, and where spots are searched (a half plane)."""
+    k = np.fft.fftshift(np.fft.fftfreq(side))
+    radius = np.hypot(k[:, None], k[None, :])
+    allowed = (radius > 6 / side) & (radius < 0.48)
+    # the rows and columns through the origin hold the edges of the frame and the readout of the camera
+    allowed &= (np.abs(k[:, None]) > 2.5 / side) & (np.abs(k[None, :]) > 2.5 / side)
+    allowed &= k[:, None] > 0
+    return np.minimum(np.rint(radius * side).astype(int), side // 2), allowed
+
+
 def _spots_of_tile(tile: np.ndarray, taper: np.ndarray, false_alarms: float) -> np.ndarray:
     side = tile.shape[0]
     spread = tile.std()
     if side < 32 or not np.isfinite(spread) or spread == 0:
         return np.empty((0, 3))
-    power = np.abs(np.fft.fftshift(np.fft.fft2((tile - tile.mean()) * taper))) ** 2
-    k = np.fft.fftshift(np.fft.fftfreq(side))
-    radius = np.hypot(k[:, None], k[None, :])
-    flat = power / np.maximum(_radial_median(power, radius, side), np.finfo(float).tiny)
-    smooth = ndimage.gaussian_filter(flat, 0.8, mode="wrap")
+    ring, allowed = _geometry(side)
+    power = np.abs(np.fft.fftshift(np.fft.fft2((tile - tile.mean()) / spread * taper))) ** 2
+    log_power = np.log(power + 1e-12)
+    # the mean of the logarithm hardly sees the few spots of a ring
+    mean = np.bincount(ring.ravel(), log_power.ravel()) / np.maximum(np.bincount(ring.ravel()), 1)
+    smooth = ndimage.gaussian_filter(np.exp(log_power - mean[ring]), 0.8, mode="wrap")
     size = max(11, side // 12) | 1
     local = ndimage.uniform_filter(smooth, size, mode="wrap")
     for _ in range(2):  # spots must not raise the background that they are held against
         local = ndimage.uniform_filter(np.minimum(smooth, 2.5 * local), size, mode="wrap")
-    ratio = smooth / local
-    allowed = (radius > 6 / side) & (radius < 0.48)
-    # the rows and columns through the origin hold the edges of the frame and the readout of the camera
-    allowed &= (np.abs(k[:, None]) > 2.5 / side) & (np.abs(k[None, :]) > 2.5 / side)
-    half = (k[:, None] > 0) | ((k[:, None] == 0) & (k[None, :] > 0))
-    log10_p = _log10_tail(ratio)
-    limit = np.log10(false_alarms / max(1, np.count_nonzero(allowed & half)))
-    peaks = allowed & half & (log10_p < limit) & (ratio == ndimage.maximum_filter(ratio, 5, mode="wrap"))
-    rows, columns = np.nonzero(peaks)
-    if rows.size == 0:
+    ratio = smooth / np.maximum(local, 1e-12)
+    limit = special.gammainccinv(NOISE_SHAPE, false_alarms / np.count_nonzero(allowed)) / NOISE_SHAPE
+    peaks = allowed & (ratio > limit)
+    if not peaks.any():
         return np.empty((0, 3))
-    fine = np.array([_centroid(ratio, r, c) for r, c in zip(rows, columns, strict=True)])
+    rows, columns = np.nonzero(peaks & (ratio == ndimage.maximum_filter(ratio, 5, mode="wrap")))
+    fine = np.array([_centroid(ratio, r, c) for r, c in zip(rows, columns, strict=True)]).reshape(-1, 2)
     ky, kx = (fine[:, 0] - side // 2) / side, (fine[:, 1] - side // 2) / side
-    return np.column_stack([np.hypot(ky, kx), np.arctan2(ky, kx) % np.pi, log10_p[rows, columns]])
-
-
-def _radial_median(power: np.ndarray, radius: np.ndarray, side: int) -> np.ndarray:
-    ring = np.minimum(np.rint(radius * side).astype(int), side // 2)
-    median = ndimage.median(power, ring, np.arange(side // 2 + 1))
-    return median[ring]
-
-
-def _log10_tail(ratio: np.ndarray) -> np.ndarray:
-    tail = special.gammaincc(NOISE_SHAPE, NOISE_SHAPE * ratio)
-    return np.log10(np.maximum(tail, 1e-300))
+    chance = special.gammaincc(NOISE_SHAPE, NOISE_SHAPE * ratio[rows, columns])
+    return np.column_stack([np.hypot(ky, kx), np.arctan2(ky, kx) % np.pi, np.log10(np.maximum(chance, 1e-300))])
 
 
 def _centroid(values: np.ndarray, row: int, column: int) -> tuple[float, float]:
