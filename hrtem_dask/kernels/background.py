@@ -90,14 +90,15 @@ def fit_background(power: np.ndarray, k_y: np.ndarray, k_x: np.ndarray, valid: n
     first, last = max(limits[0] - 2 * h, 1.5 * resolution), limits[1] + 2 * h
     if last <= first:
         return None
-    n_rings = int(np.ceil((last - first) / (resolution / 2)))
-    outer = first + n_rings * resolution / 2
+    width = max(resolution / 2, BANDWIDTH / 8)
+    n_rings = int(np.ceil((last - first) / width))
+    outer = first + n_rings * width
     # the other half plane holds the same numbers
     rows, cols = slice(*np.searchsorted(k_y, (0.0, outer))), slice(*np.searchsorted(k_x, (-outer, outer)))
     power, valid, k_y, k_x = power[rows, cols], valid[rows, cols], k_y[rows], k_x[cols]
     radius = np.hypot(k_y[:, None], k_x[None, :])
     i, j = np.nonzero(valid & (radius >= first) & (radius < outer))
-    ring = ((radius[i, j] - first) / (resolution / 2)).astype(int).clip(0, n_rings - 1)
+    ring = ((radius[i, j] - first) / width).astype(int).clip(0, n_rings - 1)
     n_sectors = SECTORS if azimuthal else 1
     angle = np.mod(np.arctan2(k_y[i], k_x[j]), np.pi)
     cell = ring * n_sectors + np.minimum((angle / np.pi * n_sectors).astype(int), n_sectors - 1)
@@ -107,7 +108,7 @@ def fit_background(power: np.ndarray, k_y: np.ndarray, k_x: np.ndarray, valid: n
     if np.unique(np.flatnonzero(good) // n_sectors).size < 3:
         return None
     number = np.flatnonzero(good)
-    centres = first + (number // n_sectors + 0.5) * resolution / 2
+    centres = first + (number // n_sectors + 0.5) * width
     middle = (number % n_sectors + 0.5) * np.pi / n_sectors
     # the logarithm of a median of few samples is low: by 0.21 for one, and by 0.21 / n about for n
     values = np.log(medians[good] / LN2) + 0.21 / np.maximum(samples[good], 1.0)
