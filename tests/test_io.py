@@ -250,6 +250,16 @@ def test_numpy_files_and_memory_maps(tmp_path, stack):
     np.testing.assert_array_equal(movie.values, stack)
     np.testing.assert_array_equal(open_movie(mapped[2:4]).values, stack[2:4])
     np.testing.assert_array_equal(open_movie(mapped[1]).values, stack[1:2])
+    np.testing.assert_array_equal(open_movie(mapped[1:][2:4]).values, stack[3:5])
+    np.testing.assert_array_equal(open_movie(mapped[:, 2:9, ::2]).values, stack[:, 2:9, ::2])
+    stack[:, :5] = 0  # frames that begin alike must not be taken for each other
+    np.save(tmp_path / "c.npy", stack)
+    whole = np.load(tmp_path / "c.npy", mmap_mode="r")
+    np.testing.assert_array_equal(open_movie(whole[3:]).values, stack[3:])
+    copy = np.memmap(tmp_path / "raw.bin", dtype=stack.dtype, mode="w+", offset=128, shape=stack.shape)
+    copy[:] = stack
+    copy.flush()
+    np.testing.assert_array_equal(open_movie(copy[2:]).values, stack[2:])
 
 
 def test_numpy_and_dask_arrays(stack):
@@ -340,6 +350,18 @@ def test_xarray_sources(stack):
     with pytest.raises(InputError, match="expected one variable"):
         open_movie(two)
     np.testing.assert_array_equal(open_movie(two[["a"]]).values, stack)
+    with pytest.raises(InputError, match="dtype complex"):
+        open_movie(xr.DataArray(stack.astype(complex), dims=("frame", "y", "x")))
+
+
+def test_what_xarray_opened_lazily_stays_lazy(tmp_path, stack):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        xr.Dataset({"m": (("frame", "y", "x"), stack)}).to_zarr(tmp_path / "a.zarr", consolidated=False)
+        data = xr.open_zarr(tmp_path / "a.zarr", consolidated=False, chunks=None)["m"]
+    movie = open_movie(data)
+    assert not data.variable._in_memory
+    np.testing.assert_array_equal(movie.values, stack)
 
 
 def test_focal_series(tmp_path, stack):

@@ -60,13 +60,13 @@ def from_array(data: Any, source: str = "array") -> xr.DataArray:
 
 
 def _from_memmap(data: np.memmap, source: str) -> da.Array:
-    whole = np.memmap(data.filename, mode="r", dtype=np.uint8)
-    start = data.__array_interface__["data"][0]
-    # a view into a map keeps the filename but not the place: where the bytes differ, give up and copy
-    offset = int(data.offset)
-    view = np.ndarray(data.shape, data.dtype, whole, offset) if offset + data.nbytes <= whole.nbytes else None
-    if view is None or view.tobytes()[:64] != np.asarray(data).tobytes()[:64] or start == 0:
+    root: Any = data
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if not isinstance(root, np.memmap):
         return da.from_array(np.array(_three_axes(data, source)), chunks=(1, -1, -1))
+    # a slice of a map says the offset of the whole map, so its place follows from the addresses
+    offset = int(root.offset) + data.__array_interface__["data"][0] - root.__array_interface__["data"][0]
     shape = data.shape if data.ndim == 3 else (1, *data.shape)
     step = _frames_per_block(_three_axes(data, source))
     name = "memmap-" + da.core.tokenize(str(data.filename), offset, shape, data.dtype.str, Path(data.filename).stat())
@@ -106,8 +106,9 @@ def from_xarray(data: xr.DataArray | xr.Dataset, source: str | None = None) -> x
     series = "defocus" in data.dims
     frame = data["frame"].values if "frame" in data.coords else None
     time = _times(data)
-    lazy = data.data if isinstance(data.data, da.Array) else from_array(data.values, source).data if not series \
-        else da.from_array(data.values, chunks=(1, -1, -1, -1))  # fmt: skip
+    if data.chunks is None:  # chunk() wraps without loading what xarray itself opened lazily
+        data = data.chunk({"frame": _frames_per_block(data)})
+    lazy = data.data if series else from_array(data.data, source).data
     attrs = {k: v for k, v in data.attrs.items() if not k.startswith("pixel_size")} | {"source": source}
     movie = make_movie(
         lazy, time=time, frame=frame, attrs=attrs, name=str(data.name or "movie"),
