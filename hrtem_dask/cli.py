@@ -104,7 +104,8 @@ def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: floa
 @click.option("--frame-time", type=float, help="Time between frames [second], where the files do not say it.")
 @click.option("--model", default="au-particles", show_default=True, help="Name of a shipped network, or a file.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Probability above which is particle.")
-@click.option("--min-area", type=float, help="Smallest particle that is kept [angstrom^2].")
+@click.option("--min-area", type=float, default=50.0, show_default=True,
+              help="Smallest particle that is kept [angstrom^2]; 0 keeps all.")
 @click.option("--crystal", help="Search spots on the rings of this crystal only, as Au.")
 @click.option("--frames", help="Part of the movie, as 0:100 or 0:1000:10 (the end is not included).")
 @click.option("--halo", default="auto", show_default=True, help="Margin of a tile: auto, exact, or pixels.")

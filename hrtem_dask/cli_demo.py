@@ -101,6 +101,7 @@ def _simulated(out: Path, workers: Workers) -> None:
     click.echo(f"simulating {MOVIE['n_frames']} frames of gold nanoparticles (multislice) ...", err=True)
     client = workers.get()
     with _waves() as progress:
+        progress(0, -(-MOVIE["n_frames"] // MOVIE.get("frames_per_wave", 4)))
         data = simulate_movie(**MOVIE, client=client, progress=progress)
     write_movie(out / NAMES["movie"], data.movie)
     write_movie(out / NAMES["truth"], data.truth.astype(np.uint8), name="truth")

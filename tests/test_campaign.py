@@ -62,6 +62,7 @@ def test_the_store_is_what_the_lazy_functions_give(tmp_path: Path, model: str) -
     np.testing.assert_allclose(data.probability.values, probability.values, atol=6e-4)
     assert list(data["class"].values) == ["background", "particle"]
     np.testing.assert_array_equal(data.y, opened.y)
+    assert {"frame_status", "time"} <= set(data.labels.coords)
     np.testing.assert_array_equal(data.frame_status, [1, 1, 1])
     stored = probability.copy(data=data.probability.values.astype(np.float32))
     labels = hrtem_dask.label_particles(stored, threshold=0.5).compute()

@@ -39,6 +39,7 @@ def test_a_movie_comes_back_with_plain_xarray(tmp_path: Path, movie: xr.DataArra
     assert back.movie.dtype == np.uint16
     np.testing.assert_array_equal(back.movie, movie)
     np.testing.assert_array_equal(back.frame, np.arange(10, 17))
+    assert "time" in back.movie.coords
     assert back.time.attrs["units"] == "second"
     assert back.y.attrs["units"] == "angstrom"
     assert back.movie.attrs["pixel_size"] == 0.59

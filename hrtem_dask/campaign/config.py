@@ -35,8 +35,9 @@ class CampaignConfig:
         Network, as `hrtem_dask.load_model` takes it.
     threshold : float
         Probability above which a pixel is particle, between 0 and 1.
-    min_area : float, optional
-        Smallest particle that is kept [angstrom^2].
+    min_area : float or None
+        Smallest particle that is kept [angstrom^2]. The default is a disc of 8 angstrom: nothing
+        smaller holds enough fringes to show a lattice. None keeps every pixel.
     crystal : str, optional
         Crystal that limits the lattice spacings searched, as "Au".
     halo : int, "auto" or "exact"
@@ -69,7 +70,7 @@ class CampaignConfig:
     frame_time: float | None = None
     model: Any = "au-particles"
     threshold: float = 0.5
-    min_area: float | None = None
+    min_area: float | None = 50.0
     crystal: str | None = None
     halo: int | str = "auto"
     device: str = "auto"

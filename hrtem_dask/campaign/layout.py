@@ -83,15 +83,20 @@ def prepare_store(out: Path, movie: xr.DataArray, classes: Sequence[str], frames
                 shutil.rmtree(folder)
         (out / FOLDER).mkdir()
     attrs = {k: v for k, v in record(movie.attrs, "campaign").items() if k == "provenance"}
-    create_store(path, _specs(movie, classes, frames_per_unit), coords=coords,
+    status = _status(np.full(n, PENDING))
+    create_store(path, _specs(movie, classes, frames_per_unit), coords=coords | {"frame_status": status},
                  attrs=attrs | {"frames_per_unit": frames_per_unit})
     return frames_per_unit
 
 
-def write_status(out: Path, frame: xr.DataArray, status: np.ndarray) -> None:
+def write_status(out: Path, status: np.ndarray) -> None:
     """Write the coordinate ``frame_status`` (0 pending, 1 done, 2 failed)."""
+    write_coords(out / STORE, {"frame_status": _status(status)})
+
+
+def _status(values: np.ndarray) -> xr.Variable:
     attrs = {"flag_values": list(STATUS.values()), "flag_meanings": " ".join(STATUS)}
-    write_coords(out / STORE, {"frame_status": xr.Variable("frame", np.asarray(status, np.uint8), attrs)})
+    return xr.Variable("frame", np.asarray(values, np.uint8), attrs)
 
 
 def _specs(movie: xr.DataArray, classes: Sequence[str], frames: int) -> list[ArraySpec]:

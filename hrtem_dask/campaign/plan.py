@@ -85,7 +85,7 @@ class Plan:
             for index in self.ledger.units(stage):
                 if index >= len(self.stages):
                     self.ledger.drop(stage, index)
-        write_status(self.out, self.movie.frame, status)
+        write_status(self.out, status)
 
 
 def make_plan(

@@ -128,7 +128,7 @@ def collect(config: CampaignConfig, plan: Plan, outcome: Outcome) -> Campaign:
         for name, table, schema in (("particles", particles, PARTICLES), ("frames", frames, FRAMES)):
             write_table(out / f"{name}.parquet", table, schema, provenance=provenance)
             write_csv(out / f"{name}.csv", table)
-        write_status(out, plan.movie.frame, frames.status.map(STATUS).to_numpy())
+        write_status(out, frames.status.map(STATUS).to_numpy())
     write_json(out / ABOUT, about)
     failed = frames[frames.status == "failed"]
     if len(failed) == len(frames):

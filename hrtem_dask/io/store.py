@@ -27,7 +27,8 @@ from ..core.provenance import record, versions
 from .tables import read_json, read_table, write_csv, write_json, write_table, writing
 
 __all__ = ["ArraySpec", "create_store", "frame_spec", "open_store", "read_json", "read_table", "remove_shards",
-           "resize_frames", "shards_present", "write_coords", "write_csv", "write_json", "write_movie", "write_shards", "write_table"]
+           "resize_frames", "shards_present", "write_coords", "write_csv", "write_json", "write_movie", "write_shards",
+           "write_table"]
 
 #: edge of an inner chunk [pixel]; a viewer reads no more than it shows
 CHUNK = 512
@@ -121,10 +122,13 @@ def create_store(
     with writing(path):
         zarr.open_group(str(path), mode="w", zarr_format=3, attributes=_plain(attrs or {}))
         for spec in arrays:
+            # how xarray knows that time(frame) is a coordinate and no variable of its own
+            beside = [n for n, v in coords.items() if n not in spec.dims and set(v.dims) <= set(spec.dims)]
+            told = {"coordinates": " ".join(beside)} if beside else {}
             zarr.create_array(
                 str(path), name=spec.name, shape=spec.shape, dtype=spec.dtype, chunks=spec.chunks, shards=spec.shards,
                 compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"), Crc32cCodec()],
-                fill_value=spec.fill_value, dimension_names=spec.dims, attributes=_plain(spec.attrs),
+                fill_value=spec.fill_value, dimension_names=spec.dims, attributes=_plain({**spec.attrs, **told}),
             )
     write_coords(path, coords)
 
