@@ -143,3 +143,23 @@ def test_a_folder_of_micrographs_and_their_labels(shared_data):
 def test_a_burnt_in_scale_bar_warns(shared_data):
     with pytest.warns(UserWarning, match=r"soot_with_vacuum_512\.tif: 313 coloured pixels"):
         open_movie(shared_data / "vacuum" / "soot_with_vacuum_512.tif").compute(scheduler="synchronous")
+
+
+@pytest.mark.filterwarnings("ignore:.*square:UserWarning")
+def test_dm4_frames_in_the_in_situ_layout_of_gatan(shared_data, tmp_path):
+    source = shared_data / "vendor" / "anisotropic_pixel_float32.dm4"
+    for second in range(11):
+        folder = tmp_path / "Hour_00" / "Minute_00" / f"Second_{second:02d}"
+        folder.mkdir(parents=True)
+        for k in range(2):
+            copy = folder / f"run_Hour_00_Minute_00_Second_{second:02d}_Frame_{k:04d}.dm4"
+            copy.write_bytes(source.read_bytes())
+    movie = open_movie(tmp_path)
+    assert movie.shape == (22, 64, 128)
+    np.testing.assert_allclose(movie.time, np.arange(22) / 2)
+    assert pixel_size_of(movie) == pytest.approx((2.0, 10.0))
+    np.testing.assert_array_equal(movie.values, np.repeat(opened(source)[1].values, 22, axis=0))
+    broken = tmp_path / "Hour_00" / "Minute_00" / "Second_03" / "run_Hour_00_Minute_00_Second_03_Frame_0001.dm4"
+    broken.write_bytes(source.read_bytes()[:20_000])
+    with pytest.raises(OSError, match=r"Second_03_Frame_0001\.dm4"):
+        open_movie(tmp_path).compute()
