@@ -90,10 +90,13 @@ def main(debug: bool) -> None:
               help="Propose a pixel size from the lattice rings of a crystal, as Au.")
 def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: float | None, guess: str | None) -> None:
     """Show what a source is as a movie, and its calibration."""
-    from .cli_inspect import describe
+    from .cli_inspect import describe, propose
+    from .cli_run import gather
 
-    failed = [s for s in sources if not describe(s, pixel_size, frame_time, guess)]
-    if failed:
+    good = [describe(s, pixel_size, frame_time) for s in sources]
+    if guess and all(good):
+        good.append(propose(gather(sources), guess))
+    if not all(good):
         sys.exit(FAILED)
 
 

@@ -80,7 +80,8 @@ class Workers:
     def get(self) -> Any:
         """Return the client, starting the workers at the first call."""
         if self.client is None:
-            from .cluster import available_cores, connect, dashboard_link
+            from .cluster import connect, dashboard_link
+            from .core.machine import available_cores
 
             click.echo(f"starting {self.workers or available_cores()} local workers ...", err=True)
             self.client = self.stack.enter_context(connect("local", workers=self.workers))

@@ -1,8 +1,6 @@
-"""What ``hrtem-dask inspect`` says of one source."""
+"""What ``hrtem-dask inspect`` says of a source."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import click
 import xarray as xr
@@ -10,10 +8,10 @@ import xarray as xr
 from .core.calibration import has_calibration, pixel_size_of
 from .core.errors import HrtemDaskError
 
-__all__ = ["describe"]
+__all__ = ["describe", "propose"]
 
 
-def describe(source: str, pixel_size: float | None, frame_time: float | None, guess: str | None) -> bool:
+def describe(source: str, pixel_size: float | None, frame_time: float | None) -> bool:
     """Print what a source is; False where it cannot be opened."""
     from .io.movie import open_movie
 
@@ -23,24 +21,36 @@ def describe(source: str, pixel_size: float | None, frame_time: float | None, gu
         click.echo(f"{source}\n  error         {error}\n")
         return False
     rows = [("format", movie.attrs.get("format", "unknown")), ("shape", _shape(movie)), ("dtype", str(movie.dtype)),
-            ("pixel size", _calibration(movie, source)), ("time", _time(movie)), ("chunks", _chunks(movie))]
+            ("pixel size", _calibration(movie)), ("time", _time(movie)), ("chunks", _chunks(movie))]
     extra = ("dose", "beam_energy", "microscope", "date")
     rows += [(name, str(movie.attrs[name])) for name in extra if name in movie.attrs]
     click.echo(source)
     for name, value in rows:
         click.echo(f"  {name:<13} {value}")
-    ok = True
-    if guess:
-        ok = _guess(movie, source, guess)
     click.echo()
-    return ok
+    return True
+
+
+def propose(source: str | list[str], crystal: str) -> bool:
+    """Print a pixel size proposed from the lattice rings of all files together; False where they do not decide."""
+    from .analysis.rings import guess_pixel_size
+    from .io.movie import open_movie
+
+    try:
+        found = guess_pixel_size(open_movie(source), crystal)
+    except HrtemDaskError as error:
+        click.echo(f"no pixel size can be proposed: {error}")
+        return False
+    value = float(f"{found.pixel_size:.4g}")
+    click.echo(f"proposed pixel size: {found}\ninferred, not measured; if you agree: --pixel-size {value:g}")
+    return True
 
 
 def _shape(movie: xr.DataArray) -> str:
     return ", ".join(f"{movie.sizes[d]} {d}" for d in movie.dims) + f" ({movie.nbytes / 1e6:.1f} MB)"
 
 
-def _calibration(movie: xr.DataArray, source: str) -> str:
+def _calibration(movie: xr.DataArray) -> str:
     if not has_calibration(movie):
         return ("none in the file; give it in angstrom, as --pixel-size 0.59, "
                 "or have one proposed: --guess-pixel-size Au")
@@ -62,17 +72,3 @@ def _chunks(movie: xr.DataArray) -> str:
     if movie.chunks is None:
         return "in memory"
     return " x ".join(str(c[0]) if len(set(c)) == 1 else f"{min(c)}-{max(c)}" for c in movie.chunks)
-
-
-def _guess(movie: xr.DataArray, source: str, crystal: str) -> bool:
-    from .analysis.rings import guess_pixel_size
-
-    try:
-        found: Any = guess_pixel_size(movie, crystal)
-    except HrtemDaskError as error:
-        click.echo(f"  guess         none: {error}")
-        return False
-    value = float(getattr(found, "pixel_size", found))
-    click.echo(f"  guess         {value:.4g} angstrom, inferred from the lattice rings of {crystal}; if you agree: "
-               f"--pixel-size {value:.4g}")
-    return True

@@ -57,7 +57,8 @@ def run_visibly(config: CampaignConfig, where: str, workers: int | None) -> Camp
 
 @contextlib.contextmanager
 def _workers(where: str, workers: int | None, units: int) -> Iterator[object]:
-    from .cluster import available_cores, connect, dashboard_link
+    from .cluster import connect, dashboard_link
+    from .core.machine import available_cores
 
     if workers is None and where in ("local", "threads"):
         workers = min(available_cores(), units)  # more would only have to be started

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import InputError, MissingInputError
+from .core.machine import available_cores
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["available_cores", "connect", "dashboard_link"]
+__all__ = ["connect", "dashboard_link"]
 
 log = logging.getLogger(__name__)
 CHOICES = '"local", "threads", "cuda", "slurm:FILE.yaml", "tcp://HOST:PORT" or "scheduler-file:PATH"'
 #: memory that one worker should have at least [byte]
 WORKER_MEMORY = 1 << 30
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which a container or a batch job can make fewer than the machine has."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Windows and macOS have no affinity in the standard library
-        return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

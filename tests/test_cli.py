@@ -123,6 +123,13 @@ def test_inspect(tmp_path: Path) -> None:
     assert "none.png" in bad.output
 
 
+@pytest.mark.real
+def test_inspect_proposes_a_pixel_size_from_all_files_together(shared_data: Path) -> None:
+    result = call("inspect", *sorted((shared_data / "nanoparticles").glob("image_*.png")), "--guess-pixel-size", "Au")
+    assert result.exit_code == 0
+    assert float(result.stdout.split("--pixel-size ")[-1]) == pytest.approx(0.59, rel=0.02)
+
+
 def test_many_files_become_one_movie_in_natural_order(tmp_path: Path) -> None:
     paths = [str(p) for p in write_pngs(tmp_path, 12)]
     assert gather(sorted(paths)) == paths

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hrtem_dask.cluster import available_cores, connect, dashboard_link
+from hrtem_dask.cluster import connect, dashboard_link
 from hrtem_dask.core.errors import InputError, MissingInputError
+from hrtem_dask.core.machine import available_cores
 
 
 def test_threads_and_local_processes() -> None:

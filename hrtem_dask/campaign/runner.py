@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import dask
 import xarray as xr
 
-from ..cluster import available_cores
 from ..core.calibration import grid_of
 from ..core.errors import HrtemDaskError, InputError
+from ..core.machine import available_cores
 from ..io.store import write_movie
 from .config import CampaignConfig, as_config, parse_frames, source_text
 from .layout import MOVIE, prepare_folder, prepare_store

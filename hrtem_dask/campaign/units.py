@@ -187,6 +187,8 @@ def _one_frame(unit: Unit, image: xr.DataArray, probability: xr.DataArray) -> tu
     from ..analysis.particles import analyse_particles
 
     s = unit.settings
+    if "defocus" in image.dims:  # of a focal series the middle image is measured
+        image = image.isel(defocus=image.sizes["defocus"] // 2, drop=True)
     # the coordinates of the store are the movie's own; taking them over keeps the join exact
     probability = probability.chunk().assign_coords(frame=image.frame, y=image.y, x=image.x)
     probability.attrs = record(image.attrs, "segment", model=unit.model, sha256=unit.sha256)

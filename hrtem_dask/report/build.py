@@ -153,9 +153,10 @@ def choose(frames: pd.DataFrame, particles: pd.DataFrame) -> list[Choice]:
             chosen.append(Choice("Median: half of the particles with a lattice have a lower peak ratio",
                                  int(middle.frame), int(middle.particle)))
     elif len(pool):
-        largest = pool.sort_values("area").iloc[-1]
-        chosen.append(Choice("Largest particle; no particle shows two lattice spot pairs",
-                             int(largest.frame), int(largest.particle)))
+        best = pool.sort_values(["n_pairs", "area"]).iloc[-1]
+        what = "The largest of those with a spot pair" if best.n_pairs else "The largest particle"
+        chosen.append(Choice(f"{what}; no particle shows two in different directions", int(best.frame),
+                             int(best.particle)))
     if len(done):
         number = int(done.sort_values(["certainty", "frame"]).frame.iloc[0])
         there = particles[particles.frame == number].sort_values("area")
@@ -210,7 +211,8 @@ def headline(frames: pd.DataFrame, particles: pd.DataFrame, truth: pd.DataFrame 
         (f"{done.n_particles.median():g}" if len(done) else "–", "particles in a frame", "median over the frames"),
         (f"{whole.diameter.median() / 10:.2f} nm" if len(whole) else "–", "diameter", "median of the whole particles"),
         (f"{100 * lattice.mean():.0f} %" if len(particles) else "–", "show a lattice",
-         "at least two spot pairs in different directions"),
+         "spot pairs in two directions; " + (f"{100 * (particles.n_pairs > 0).mean():.0f} % show one pair or more"
+                                             if len(particles) else "there is no particle")),
         (f"{particles.peak_ratio.median():.2f}" if lattice.any() else "–", "peak ratio",
          "median of those with a lattice; near 1 on a zone axis"),
     ]
