@@ -66,7 +66,7 @@ PEAK_PAIRS = Table("peak_pairs", (
     Column("d_spacing", "float64", "angstrom", "lattice spacing 1 / abs(g)"),
     Column("intensity", "float64", "counts^2", "integrated power above the local background"),
     Column("significance", "float64", "1", "peak power over the local mean of the noise power"),
-    Column("detected", "bool", "", "whether the pair itself is significant (False: measured where the net predicts it)"),
+    Column("detected", "bool", "", "whether the pair itself is significant (else measured where the net predicts it)"),
 ))
 
 PARTICLES = Table("particles", (
@@ -93,7 +93,7 @@ FRAMES = Table("frames", (
     Column("status", "string", "", "done or failed"),
     Column("n_particles", "int64", "", "number of particles"),
     Column("covered", "float64", "1", "fraction of the frame that is particle"),
-    Column("certainty", "float64", "1", "mean of abs(2 p - 1) over the uncertain zone; low looks worst"),
+    Column("certainty", "float64", "1", "mean of abs(2 p - 1) over pixels that could be particle (p > 0.1); low is worst"),
     Column("message", "string", "", "what went wrong, where something did"),
 ))
 
