@@ -129,6 +129,7 @@ def test_the_choice_of_frames() -> None:
     picked = choose(status([0.9, 0.8, 0.9, 0.7, 0.2]), particles)
     assert [c.frame for c in picked] == [1, 3, 4]  # frame 2 has a lower ratio but is cut by the border
     assert [c.why.split(":")[0] for c in picked] == ["Best zone axis", "Median", "Worst frame"]
+    assert choose(status([0.9, 0.9]), rows([1.0, 3.0]))[0].frame == 1  # 1.0 is one pair alone in the shell
     assert "no particle shows two" in choose(status([0.5]), rows([np.nan]))[0].why
     assert choose(status([0.5]), PARTICLES.empty())[0].particle is None
 

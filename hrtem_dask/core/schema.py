@@ -93,7 +93,7 @@ FRAMES = Table("frames", (
     Column("status", "string", "", "done or failed"),
     Column("n_particles", "int64", "", "number of particles"),
     Column("covered", "float64", "1", "fraction of the frame that is particle"),
-    Column("certainty", "float64", "1", "mean of abs(2 p - 1) over pixels that could be particle (p > 0.1); low is worst"),
+    Column("certainty", "float64", "1", "mean of abs(2 p - 1) where a particle could be (p > 0.1); low looks worst"),
     Column("message", "string", "", "what went wrong, where something did"),
 ))
 

@@ -20,6 +20,7 @@ from ..core.provenance import history_of
 from ..core.schema import FRAMES, PARTICLES
 from ..io.tables import atomic
 from . import figures
+from .figures import compared
 from .pictures import Scene
 
 __all__ = ["write_report"]
@@ -143,7 +144,7 @@ def choose(frames: pd.DataFrame, particles: pd.DataFrame) -> list[Choice]:
     done = frames[frames.status == "done"]
     whole = particles[~particles.touches_border.astype(bool)]
     pool = whole if len(whole) else particles
-    seen = pool[pool.peak_ratio.notna()].sort_values(["peak_ratio", "area"], ascending=[True, False])
+    seen = compared(pool).sort_values(["peak_ratio", "area"], ascending=[True, False])
     chosen = []
     if len(seen):
         best, middle = seen.iloc[0], seen.iloc[len(seen) // 2]
@@ -202,7 +203,7 @@ def _worst(frames: pd.DataFrame, scenes: Scenes) -> Any:
 def headline(frames: pd.DataFrame, particles: pd.DataFrame, truth: pd.DataFrame | None) -> list[tuple[str, str, str]]:
     """Numbers at the top of the page: value, name, and what it says."""
     done = frames[frames.status == "done"]
-    lattice = particles.peak_ratio.notna()
+    lattice, ratios = particles.peak_ratio.notna(), compared(particles).peak_ratio
     whole = particles[~particles.touches_border.astype(bool)]
     out = [
         (f"{len(done):,}", "frames analysed" if len(done) != 1 else "frame analysed",
@@ -213,7 +214,7 @@ def headline(frames: pd.DataFrame, particles: pd.DataFrame, truth: pd.DataFrame 
         (f"{100 * lattice.mean():.0f} %" if len(particles) else "–", "show a lattice",
          "spot pairs in two directions; " + (f"{100 * (particles.n_pairs > 0).mean():.0f} % show one pair or more"
                                              if len(particles) else "there is no particle")),
-        (f"{particles.peak_ratio.median():.2f}" if lattice.any() else "–", "peak ratio",
+        (f"{ratios.median():.2f}" if len(ratios) else "–", "peak ratio",
          "median of those with a lattice; near 1 on a zone axis"),
     ]
     if truth is not None:

@@ -27,7 +27,7 @@ from .pictures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["certainty_figure", "counts_figure", "four_panels", "overlays", "ratio_figure", "sizes_figure"]
+__all__ = ["certainty_figure", "compared", "counts_figure", "four_panels", "overlays", "ratio_figure", "sizes_figure"]
 
 #: highest frequency shown [1/angstrom]; the gold 220 pairs at 0.69 are still inside
 K_MAX = 0.85
@@ -193,13 +193,18 @@ def sizes_figure(particles: pd.DataFrame) -> Encoded:
     return encode(figure)
 
 
+def compared(particles: pd.DataFrame) -> pd.DataFrame:
+    """Particles whose peak ratio compares two pairs: exactly 1 is one pair alone in the first shell."""
+    return particles[particles.peak_ratio > 1]
+
+
 @styled
 def ratio_figure(particles: pd.DataFrame, frames: pd.DataFrame) -> Encoded:
     """Peak ratio of every particle over time, and the median; particles without a lattice below."""
     column, label = _over(frames)
     figure = new_figure(6.1, 3.1)
     ax, low = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1.15])
-    seen = particles[particles.peak_ratio.notna()]
+    seen = compared(particles)
     size = 14 if len(seen) < 500 else 4
     ax.scatter(seen[column], seen.peak_ratio, s=size, color=COLOURS["blue"], alpha=0.55, lw=0, label="particle")
     if len(seen):
