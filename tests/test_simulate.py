@@ -353,6 +353,10 @@ def test_a_set_is_the_same_for_any_number_of_workers_and_is_continued(tmp_path):
         simulate.dataset(TINY, tmp_path / "one", 3, seed=5)
     with pytest.raises(InputError, match="Choose another folder"):
         simulate.dataset(TINY | {"film": {"thickness": [8, 13]}}, tmp_path / "one", 3, seed=4)
+    stamps = [structure_path(one.path, i).stat().st_mtime_ns for i in range(3)]
+    brighter = simulate.dataset(TINY | {"imaging": {"dose": [7, 8]}}, tmp_path / "one", 3, seed=4)
+    assert brighter.recipe.imaging.dose == Span(7, 8, "log")
+    assert [structure_path(one.path, i).stat().st_mtime_ns for i in range(3)] == stamps
     structure_path(one.path, 2).write_bytes(b"PK broken")
     with pytest.raises(ReadError, match="000002"):
         simulate.open_dataset(tmp_path / "one")[2]

@@ -87,6 +87,15 @@ def test_workers_do_not_change_the_weights(store, tmp_path):
     assert not same(threads.weights, other.weights)
 
 
+def test_a_time_comes_to_the_same_as_the_number_of_iterations_on_the_card(store, tmp_path):
+    timed = train(store, out=tmp_path / "timed", minutes=0.05, seed=2, scores=False, **SMALL)
+    n = timed.card["training"]["iterations"]
+    assert n > Settings().warm_up
+    assert f"--iterations {n} " in timed.card["training"]["commands"][1]
+    assert same(timed.weights, train(store, out=tmp_path / "counted", iterations=n, seed=2, scores=False,
+                                     **SMALL).weights)
+
+
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(store, tmp_path):
     settings, data = Settings(seed=7, **SMALL), split(open_dataset(store))[0]
     whole = Run(settings, data, tmp_path / "whole.npz")

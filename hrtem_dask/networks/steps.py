@@ -41,7 +41,8 @@ class Settings:
 
     ``size`` [network pixel] is the side of an example, ``pixel_size`` [angstrom] that of the
     network, ``scale`` and ``offset`` the range of the changes after the z-score: the mean and
-    the spread of a crop are not those of a frame, whose coverage is another.
+    the spread of a crop are not those of a frame, whose coverage is another. ``warm_up`` is a
+    number of iterations.
     """
 
     depth: int = 32
@@ -51,7 +52,7 @@ class Settings:
     size: int = 256
     pixel_size: float = 0.5
     learning_rate: float = 1e-2
-    warm_up: float = 0.04
+    warm_up: int = 60
     clip: float = 1.0
     dice_weight: float = 1.0
     scale: tuple[float, float] = (0.7, 1.4)
@@ -129,34 +130,45 @@ class Run:
         torch.manual_seed(settings.seed)
         self.net = settings.network()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
-        self.iteration, self.seconds, self.losses, self.workers = 0, 0.0, [], None
+        self.iteration, self.seconds, self.losses = 0, 0.0, []
+        self.iterations: int | None = None
+        self.workers: int | None = None
         self.signature = json.dumps({"settings": asdict(settings), "recipe": data.recipe.digest, "seed": data.seed,
                                      "fields": list(data.indices)})
         if state.is_file():
             self.restore()
 
     def learn(self, seconds: float, iterations: int | None, workers: int | None, say: Callable[[str], None]) -> None:
-        """Take steps until the time or the number of iterations is reached."""
+        """Take so many iterations, or as many as the time allows at the speed of the warm-up.
+
+        The number is fixed once the warm-up is over, and the learning rate follows it, so that a
+        run with a time and a run with the number it came to give the same weights.
+        """
         done, start = self.seconds, time.monotonic()
-        shown = saved = start
-        self.workers = workers
+        shown = saved = timed = start
+        self.iterations, self.workers = iterations or self.iterations, workers
         with pool_of(self.settings, self.data, workers) as submit:
             drawn: deque[list[Future]] = deque()
             while True:
                 self.seconds = done + time.monotonic() - start
-                part = self.iteration / iterations if iterations else self.seconds / seconds
-                if part >= 1:
+                if self.iteration == self.settings.warm_up // 2:
+                    timed = time.monotonic()
+                if self.iterations is None and self.iteration == self.settings.warm_up:
+                    each = 2 * (time.monotonic() - timed) / self.settings.warm_up
+                    self.iterations = self.iteration + max(1, int((seconds - self.seconds) / each))
+                    say(f"{each:.2f} s an iteration: {self.iterations} iterations")
+                if self.iterations is not None and self.iteration >= self.iterations:
                     break
                 while len(drawn) <= AHEAD:
                     at = self.iteration + len(drawn)
                     drawn.append([submit("draw", at, k) for k in range(self.settings.batch)])
-                self.step(submit, [f.result() for f in drawn.popleft()], part)
+                self.step(submit, [f.result() for f in drawn.popleft()])
                 now = time.monotonic()
                 if now - shown > REPORT_EVERY:
                     shown = now
-                    say(f"{part:6.1%}  {self.seconds / 60:5.1f} min  iteration {self.iteration}  "
+                    say(f"{self.seconds / 60:5.1f} min  iteration {self.iteration} of {self.iterations or '?'}  "
                         f"loss {np.mean(self.losses[-200:]):.4f}")
-                if now - saved > SAVE_EVERY:
+                if now - saved > SAVE_EVERY and self.iterations is not None:
                     saved = now
                     self.save()
             for futures in drawn:
@@ -164,8 +176,15 @@ class Run:
                     f.cancel()
         self.save()
 
-    def step(self, submit: Callable[..., Future], examples: list[tuple[np.ndarray, np.ndarray]], part: float) -> None:
-        """One step of Adam on one batch; `part` is how much of the run is over."""
+    def rate(self) -> float:
+        """Learning rate of this iteration: a linear warm-up, then half a cosine down to zero."""
+        s, i = self.settings, self.iteration
+        if i < s.warm_up:
+            return s.learning_rate * (i + 1) / s.warm_up
+        return s.learning_rate * 0.5 * (1 + np.cos(np.pi * (i - s.warm_up) / max(self.iterations - s.warm_up, 1)))
+
+    def step(self, submit: Callable[..., Future], examples: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """One step of Adam on one batch."""
         s = self.settings
         parameters = parameters_to_vector(self.net.parameters()).detach().numpy().copy()
         results = [f.result() for f in [submit("gradient", parameters, x, y) for x, y in examples]]
@@ -175,9 +194,8 @@ class Run:
             p.grad = total[first:first + p.numel()].view_as(p).clone()
             first += p.numel()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), s.clip, error_if_nonfinite=True)
-        warm = min(1.0, (part + 1e-4) / s.warm_up) if s.warm_up else 1.0
         for group in self.optimiser.param_groups:
-            group["lr"] = s.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * part))
+            group["lr"] = self.rate()
         self.optimiser.step()
         self.losses.append(float(np.mean([loss for loss, _ in results])))
         self.iteration += 1
@@ -185,7 +203,8 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint; plain arrays, nothing pickled."""
         arrays = {"signature": np.array(self.signature), "iteration": np.array(self.iteration),
-                  "seconds": np.array(self.seconds), "losses": np.array(self.losses, dtype=np.float32)}
+                  "iterations": np.array(self.iterations or 0), "seconds": np.array(self.seconds),
+                  "losses": np.array(self.losses, dtype=np.float32)}
         for i, p in enumerate(self.net.parameters()):
             found = self.optimiser.state.get(p)
             arrays[f"p{i}"] = p.detach().numpy()
@@ -208,6 +227,7 @@ class Run:
             raise InputError(f"the checkpoint {self.state} belongs to another set or other settings; give another "
                              f"--out, or delete it to begin anew")
         self.iteration, self.seconds = int(arrays["iteration"]), float(arrays["seconds"])
+        self.iterations = int(arrays["iterations"]) or None
         self.losses = arrays["losses"].tolist()
         for i, p in enumerate(self.net.parameters()):
             p.data.copy_(torch.from_numpy(arrays[f"p{i}"]))

@@ -130,7 +130,11 @@ class Imaging:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; `digest` changes with every number in it."""
+    """A whole recipe.
+
+    ``digest`` changes with every number in it, ``wave_digest`` only with those that the stored
+    waves depend on: `imaging` can be changed without simulating anew.
+    """
 
     name: str
     field: Field
@@ -144,8 +148,18 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the numbers."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of all numbers."""
+        return digest_of(self.to_dict())
+
+    @property
+    def wave_digest(self) -> str:
+        """SHA-256 of the numbers that the stored waves depend on."""
+        return digest_of({k: v for k, v in self.to_dict().items() if k in ("field", "particles", "film")})
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """SHA-256 of a dictionary of numbers."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 SECTIONS = {"field": Field, "particles": Particles, "film": Film, "imaging": Imaging}

@@ -200,18 +200,25 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
 
 
 def begin(recipe: Recipe, store: Path, seed: int) -> None:
-    """Write set.json, or check that the one that is there says the same."""
+    """Write set.json, or check that the one that is there was begun with the same waves in mind.
+
+    `imaging` may differ: images are drawn later, with what the recipe says now.
+    """
     meta = {"recipe": recipe.to_dict(), "digest": recipe.digest, "seed": seed, "version": package_version()}
     path = store / "set.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if (found.get("digest"), found.get("seed")) != (recipe.digest, seed):
-            raise InputError(f"{store} holds a set of recipe {found.get('recipe', {}).get('name')!r}, seed "
-                             f"{found.get('seed')}; expected {recipe.name!r} ({recipe.digest[:8]}), seed {seed}. "
+        if found == meta:
+            return
+        other = load_recipe(found["recipe"])
+        if (other.wave_digest, found["seed"]) != (recipe.wave_digest, seed):
+            raise InputError(f"{store} holds a set of recipe {other.name!r} ({other.wave_digest[:8]}), seed "
+                             f"{found['seed']}; expected {recipe.name!r} ({recipe.wave_digest[:8]}), seed {seed}. "
                              f"Choose another folder, or the recipe and the seed that this one was begun with")
-        return
     (store / "structures").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    part = path.with_name("set.json.part")
+    part.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, workers: int | None) -> Iterator[Any]:

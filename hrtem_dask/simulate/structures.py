@@ -71,7 +71,8 @@ def gold_particle(diameter: float, rng: np.random.Generator, *, elongation: floa
     Notes
     -----
     The shape is an ellipsoid cut by {111} and {100} facets at random distances; {111} lies
-    nearer, as on gold. A facet belongs to the crystal, the ellipsoid to the film it lies on.
+    nearer, as on gold. A low particle is not squeezed but cut by planes across the beam, as by
+    the film it lies on and by a facet on top: its rim stays steep in projection.
 
     Examples
     --------
@@ -81,7 +82,7 @@ def gold_particle(diameter: float, rng: np.random.Generator, *, elongation: floa
     """
     r = diameter / 2
     stretch = np.sqrt(elongation)
-    axes = np.array([r * stretch, r / stretch, r * height])
+    axes = np.array([r * stretch, r / stretch, r])
     reach = 1.05 * axes.max() + GOLD_LATTICE
     n = int(np.ceil(reach / GOLD_LATTICE))
     cells = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
@@ -103,6 +104,9 @@ def gold_particle(diameter: float, rng: np.random.Generator, *, elongation: floa
     c, s = np.cos(angle), np.sin(angle)
     inside = p @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     p = p[((inside / (1.04 * axes)) ** 2).sum(1) <= 1]
+    cut = 2 * r * max(0.0, 1 - height)
+    below = rng.random() * cut
+    p = p[(p[:, 2] >= below - r) & (p[:, 2] <= r - (cut - below))]
     return p if len(p) else np.zeros((1, 3))
 
 
