@@ -79,7 +79,14 @@ def main(debug: bool) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger(__package__).setLevel(logging.DEBUG if debug else logging.WARNING)
-    warnings.showwarning = lambda message, *_, **__: click.echo(f"Warning: {message}", err=True)
+    said: set[str] = set()
+
+    def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:  # a source is opened more than once; its user is told once
+            said.add(str(message))
+            click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+    warnings.showwarning = warn
 
 
 @main.command()

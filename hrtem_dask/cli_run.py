@@ -47,7 +47,7 @@ def run_visibly(config: CampaignConfig, where: str, workers: int | None) -> Camp
     from .campaign.runner import plan_campaign, run_campaign
 
     config, plan = plan_campaign(config)
-    click.echo(f"{plan.n_frames} frames of {plan.movie.sizes['y']} x {plan.movie.sizes['x']} pixels, "
+    click.echo(f"{counted(plan.n_frames, 'frame')} of {plan.movie.sizes['y']} x {plan.movie.sizes['x']} pixels, "
                f"{plan.todo_frames} to compute", err=True)
     if not plan.todo:
         return run_campaign(config)
@@ -127,6 +127,17 @@ def seconds(value: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def counted(n: int, what: str) -> str:
+    """Say how many.
+
+    Examples
+    --------
+    >>> counted(1, "frame"), counted(20, "frame")
+    ('1 frame', '20 frames')
+    """
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def finish(campaign: Campaign) -> int:
     """Write the report, say what happened, and return the exit code."""
     from .report import write_report
@@ -138,8 +149,8 @@ def finish(campaign: Campaign) -> int:
     for number, message in list(failed.items())[:5]:
         click.echo(f"frame {number} failed: {message}", err=True)
     if campaign.computed:
-        click.echo(f"computed {campaign.computed} frames, {campaign.reused} were done before, {len(failed)} failed; "
-                   f"{len(campaign.particles)} particles")
+        click.echo(f"computed {counted(campaign.computed, 'frame')}, {campaign.reused} were done before, "
+                   f"{len(failed)} failed; {counted(len(campaign.particles), 'particle')}")
     else:
         click.echo(f"nothing to compute: all {campaign.reused} frames were done before with these settings")
     click.echo(f"report: {campaign.out / 'report.html'}")

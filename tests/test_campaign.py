@@ -232,6 +232,21 @@ def test_the_current_client_is_used(tmp_path: Path, model: str) -> None:
     pd.testing.assert_frame_equal(campaign.particles, threads.particles)
 
 
+def test_a_task_never_asks_the_cluster_for_more(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph sent from inside a task would wait for a worker that waits for it."""
+    write_pngs(tmp_path / "in", 2)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a task computed through the client")
+
+    with hrtem_dask.connect("threads", workers=1) as client:
+        monkeypatch.setattr(type(client), "get", refuse)
+        campaign = run_campaign(settings(tmp_path, model), client=client)
+    assert campaign.failed == {}
+
+
 def test_a_model_in_memory_is_written_beside_the_results(tmp_path: Path, model: str) -> None:
     write_pngs(tmp_path / "in", 2)
     campaign = run_campaign(settings(tmp_path, hrtem_dask.load_model(model)))

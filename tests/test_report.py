@@ -103,6 +103,13 @@ def test_figure_one_finds_the_pairs_of_the_fringes() -> None:
     assert overlays([scene(labels)]).width > 100
 
 
+def test_a_tiny_frame_has_no_spectrum_and_no_error() -> None:
+    tiny = Scene(0, 0.0, np.ones((3, 3)), np.ones((3, 3)), np.ones((3, 3), np.int32), (0.1, 0.1))
+    picture, pairs = four_panels(tiny, 1)
+    assert picture.width > 100
+    assert len(pairs) == 0
+
+
 def test_figures_take_empty_tables() -> None:
     assert sizes_figure(PARTICLES.empty()).width > 100
     assert ratio_figure(PARTICLES.empty(), FRAMES.empty()).width > 100

@@ -193,9 +193,9 @@ def _one_frame(unit: Unit, image: xr.DataArray, probability: xr.DataArray) -> tu
     probability = probability.chunk().assign_coords(frame=image.frame, y=image.y, x=image.x)
     probability.attrs = record(image.attrs, "segment", model=unit.model, sha256=unit.sha256)
     labels = label_particles(probability, threshold=s["threshold"], min_area=s["min_area"])
-    labels = labels.compute(scheduler="synchronous").chunk()
+    labels = labels.compute(scheduler="synchronous")  # from here on in memory: a task must not ask the cluster
     table = analyse_particles(image.chunk(), probability, crystal=s["crystal"], threshold=s["threshold"],
-                              min_area=s["min_area"], labels=labels)
+                              min_area=s["min_area"], labels=labels.chunk())
     return labels.values[0].astype(np.int32), PARTICLES.coerce(table.compute(scheduler="synchronous"))
 
 

@@ -31,6 +31,8 @@ __all__ = ["certainty_figure", "compared", "counts_figure", "four_panels", "over
 
 #: highest frequency shown [1/angstrom]; the gold 220 pairs at 0.69 are still inside
 K_MAX = 0.85
+#: shortest side of a frame whose spectrum is worth a picture [pixel]
+SMALLEST = 16
 
 
 @styled
@@ -59,12 +61,14 @@ def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None) -> t
     bar = figure.colorbar(image, ax=axes[1], fraction=0.046, pad=0.02, ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
     _bare(axes[1], "b  network inference")
+    if min(scene.image.shape) < SMALLEST:
+        _note(axes[2], "the frame is too small\nfor a spectrum", "c  Fourier domain of a")
+        _note(axes[3], "the frame is too small\nfor a spectrum", "d  Fourier domain of the crop")
+        return encode(figure, photo=True, dpi=125), pd.DataFrame()
     _spectrum_panel(axes[2], image_spectrum(scene.image, scene.pixel_size), k_max, "c  Fourier domain of a")
     pairs = pd.DataFrame()
     if particle is None:
-        axes[3].text(0.5, 0.5, "no particle\nin this frame", ha="center", va="center", transform=axes[3].transAxes,
-                     color=COLOURS["grey"])
-        _bare(axes[3], "d  Fourier domain of the crop")
+        _note(axes[3], "no particle\nin this frame", "d  Fourier domain of the crop")
     else:
         mask = scene.labels == particle
         pairs = fourier_peak_pairs(scene.image, mask, pixel_size=scene.pixel_size, crystal=crystal)
@@ -88,6 +92,11 @@ def _bare(ax: Axes, title: str) -> None:
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _note(ax: Axes, text: str, title: str) -> None:
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=COLOURS["grey"])
+    _bare(ax, title)
 
 
 def _spectrum_panel(ax: Axes, spectrum: Spectrum, k_max: float, title: str) -> None:
