@@ -4,7 +4,8 @@
 
 FOLDER holds image_NN.png and label_NN.png. The images are opened and segmented as any user
 would do it, at threshold 0.5. They are a measure only: no network was trained on them, nor was
-a checkpoint or a threshold chosen by them.
+a checkpoint or a threshold chosen by them. What the recipe owes to looking at them is said in
+the recipe.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--card", action="store_true", help="write the result on the card of the model, as 'real'")
     parser.add_argument("--overlays", type=Path, help="PNG to draw: hand labels red, network cyan")
+    parser.add_argument("--note", help="what a reader of the card must know")
     options = parser.parse_args()
     result, pictures = measure(options.folder, options.pixel_size, options.model)
+    if options.note:
+        result["note"] = options.note
     for row in result["images"]:
         print(f"{row['image']:14} Dice {row['dice']:.3f}  precision {row['precision']:.3f}  recall {row['recall']:.3f}")
     print(f"mean Dice {result['mean_dice']:.4f}, worst {result['worst_dice']:.4f}, {len(result['images'])} images")
