@@ -27,7 +27,7 @@ _WHERE = {
 }
 _MODULES = ("analysis", "campaign", "cluster", "core", "io", "kernels", "networks", "report", "simulate")
 
-__all__ = sorted([*_WHERE, *_MODULES, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_WHERE, *_MODULES, "__version__"])
 __version__ = package_version()
 
 if TYPE_CHECKING:

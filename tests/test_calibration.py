@@ -74,7 +74,7 @@ def test_missing_calibration_is_asked_for():
 
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, "wide", (1, 2, 3), (0.5, 0)])
 def test_impossible_pixel_sizes_are_refused(value):
-    with pytest.raises(CalibrationError, match="positive|expected one number"):
+    with pytest.raises(CalibrationError, match=r"positive|expected one number"):
         movie(value)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import InputError
-from ..kernels.msdnet import reference, torch_planes
+from ..core.machine import available_cores
+from ..kernels.msdnet import compiled, reference, torch_planes
 from ..kernels.msdnet.weights import MSDWeights
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from .msdnet import MSDNet
 
 __all__ = ["BACKENDS", "Backend", "evaluate", "one_thread", "resolve_device", "weights_of"]
+
+log = logging.getLogger(__name__)
 
 ALL = (True, True, True, True)
 
@@ -55,8 +60,18 @@ def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: tuple
     return reference.evaluate(weights, image)
 
 
-#: name -> backend; a compiled one adds itself here
+def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
+    # A side that is no edge of the frame gets the network's padding too: its halo is trimmed.
+    if not compiled.suits(weights, image.shape):
+        return torch_planes.evaluate(weights, image, device=device, edges=edges)
+    threads = _wanted_threads() if _Threads.holders else available_cores()
+    return compiled.evaluate(weights, image, threads=threads)
+
+
+#: name -> backend
 BACKENDS: dict[str, Backend] = {
+    "compiled": Backend("compiled", _compiled, 20,
+                        lambda device: device == "cpu" and bool(compiled.instruction_sets())),
     "torch": Backend("torch", _torch, 10, lambda device: True),
     "reference": Backend("reference", _reference, 0, lambda device: device == "cpu"),
 }
@@ -79,7 +94,9 @@ def evaluate(
     image : array, shape (channel, y, x)
         The normalised input; any real dtype, byte order and memory layout, computed in float32.
     backend : str
-        "torch", "reference" (plain numpy, slow), or "auto" for the fastest one available.
+        "compiled" (C++, see `hrtem_dask.kernels.msdnet.compiled`; images smaller than its margins
+        are left to torch), "torch", "reference" (plain numpy, slow), or "auto" for the fastest
+        one available.
     device : str
         "cpu", "cuda", "cuda:1" or "auto" for CUDA where there is one.
     edges : (bool, bool, bool, bool)
@@ -162,12 +179,24 @@ def resolve_device(device: str) -> str:
 def _backend(name: str, device: str) -> Backend:
     able = [b for b in BACKENDS.values() if b.available(device)]
     if name == "auto":
+        if device == "cpu":
+            _say_once(compiled.why_not())
         return max(able, key=lambda b: b.speed)
     if name not in BACKENDS:
         raise InputError(f"there is no backend {name!r}; expected 'auto' or one of {sorted(BACKENDS)}")
     if BACKENDS[name] not in able:
         raise InputError(f"the backend {name!r} cannot run on {device!r} here; able are {[b.name for b in able]}")
     return BACKENDS[name]
+
+
+@cache
+def _say_once(reason: str) -> None:
+    if reason:
+        log.warning("%s", reason)
+
+
+def _wanted_threads() -> int:
+    return max(1, int(os.environ.get("HRTEM_DASK_TASK_THREADS", "1")))
 
 
 class _Threads:
@@ -180,7 +209,7 @@ class _Threads:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold torch to one thread inside a Dask task, where Dask decides how much runs at once.
+    """Hold torch and the compiled kernel to one thread inside a Dask task, where Dask decides how much runs at once.
 
     The number of threads belongs to the process, so it is remembered when the first task enters
     and set back when the last one leaves. ``HRTEM_DASK_TASK_THREADS`` asks for more per task, for
@@ -188,7 +217,7 @@ def one_thread() -> Iterator[None]:
     """
     import torch
 
-    wanted = max(1, int(os.environ.get("HRTEM_DASK_TASK_THREADS", "1")))
+    wanted = _wanted_threads()
     with _Threads.lock:
         if _Threads.holders == 0:
             _Threads.before = torch.get_num_threads()

@@ -1,0 +1,129 @@
+r"""The compiled evaluation of MSD-nets on CPUs: what it does, and how to reach it.
+
+A plain evaluation reads every earlier plane once for every layer: 20 kB of memory traffic a pixel
+at depth 100, so it waits for memory nearly all of the time. The compiled one (``msdnet_sweep.hpp``)
+is blocked, as a triangular solve is:
+
+* **Blocks of 20 layers.** Before a block's own layers run, all *earlier* channels give it what they
+  have to give, at once and for all of its layers: the *gather*. Its window is packed into
+  contiguous scratch that stays in the L2 cache, and it is most of the work::
+
+        channels        earlier (finished)        this block
+                   +-------------------------+-------------------+
+         layer k   |#########################|\                  |
+         layer k+1 |##### the gather: #######|=\   the           |
+           ...     |##### dense, packed #####|===\  sequential   |
+         layer k+9 |#########################|====\ triangle     |
+                   +-------------------------+-------------------+
+
+  Halfway through a block its first ten layers, now finished, are pushed to its last ten in the
+  same packed way, so that only two small triangles stay sequential.
+* **One skewed sweep.** Layer k + 1 needs layer k a dilation further down and to the right. So one
+  sweep of tiles runs over the image, and every layer's window lags behind the one before by its
+  dilation (rounded up to whole vectors in x): nothing is computed twice, nothing waits for a
+  whole plane::
+
+         tile (y, x) of the sweep             layer k     +--------+
+                                              layer k+1 +--------+ |
+                                              layer k+2 |      | | +
+                                                    ... +--------+
+
+* **Threads** take rows of tiles in order. A row of a block may run as soon as the row above it is
+  one tile ahead, and the block before is far enough ahead for the largest lag and the halo: a
+  counter a row says how far it has come; there are no barriers.
+* **The micro-kernel** keeps up to 3 planes of one dilation x 8 rows (a dilation apart) x one vector
+  of pixels in registers, so each load feeds up to nine fused multiply-adds.
+
+The layers of dilation 1 ... 10 repeat every ten layers, so a block of 20 holds two layers of each
+dilation, and they share every load. The extension is compiled for AVX2 and AVX-512 at once and
+chooses when it runs; the order of the sums does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from .weights import PADDINGS, MSDWeights
+
+__all__ = ["evaluate", "instruction_sets", "suits", "why_not"]
+
+#: below this many pixels along an axis the mirrors of the margins would fold more than once
+_SMALLEST_TIMES_DILATION = 2
+#: margins wider than this would cost more than they gain
+_LARGEST_DILATION = 32
+
+try:
+    from . import _msdnet
+except ImportError as error:  # no compiler at install, or another platform
+    _msdnet = None
+    _REASON = str(error)
+else:
+    _REASON = ""
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets that this build and this processor have in common, best first."""
+    return tuple(_msdnet.instruction_sets()) if _msdnet else ()
+
+
+def why_not() -> str:
+    """Say in one line why the compiled evaluation cannot run here and how to get it; empty where it can."""
+    if instruction_sets():
+        return ""
+    reason = f"it was not built ({_REASON})" if _msdnet is None else "this processor has no AVX2"
+    return (f"the compiled evaluation is not there: {reason}; PyTorch does the work, many times slower. "
+            f"With a C++ compiler (g++ or clang) on the PATH: pip install --force-reinstall --no-deps hrtem-dask")
+
+
+def suits(weights: MSDWeights, shape: tuple[int, ...]) -> bool:
+    """Whether the compiled evaluation can take this network on an image of this shape (..., y, x)."""
+    deepest = max(weights.layer_dilations)
+    smallest = _SMALLEST_TIMES_DILATION * (-(-deepest // 16) * 16)
+    return bool(instruction_sets()) and deepest <= _LARGEST_DILATION and min(shape[-2:]) >= smallest
+
+
+def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instruction_set: str = "") -> np.ndarray:
+    """Evaluate the network on one image.
+
+    Parameters
+    ----------
+    weights : MSDWeights
+        The network.
+    image : ndarray of float32, shape (channel, y, x)
+        Contiguous, finite, and large enough (`suits`).
+    threads : int
+        Number of threads; the GIL is released.
+    instruction_set : str
+        ``"avx512"`` or ``"avx2"``; by default the best there is.
+
+    Returns
+    -------
+    ndarray of float32, shape (class, y, x)
+        Logits.
+
+    Raises
+    ------
+    MemoryError
+        If the planes do not fit: 4 bytes a pixel and channel.
+    """
+    height, width = image.shape[-2:]
+    out = np.empty((weights.out_channels, height, width), np.float32)
+    flat, biases, final, final_bias, dilations = _packed(weights)
+    _msdnet.evaluate(np.ascontiguousarray(image, np.float32), flat, biases, final, final_bias, dilations, out,
+                     height, width, weights.in_channels, weights.depth, weights.width, weights.out_channels,
+                     PADDINGS.index(weights.padding), threads, instruction_set)
+    return out
+
+
+def _packed(weights: MSDWeights) -> tuple[np.ndarray, ...]:
+    """Return the parameters as the flat arrays that the extension reads."""
+    return (
+        np.concatenate([w.ravel() for w in weights.layers]).astype(np.float32, copy=False),
+        np.concatenate(weights.biases).astype(np.float32, copy=False),
+        np.ascontiguousarray(weights.final, np.float32),
+        np.ascontiguousarray(weights.final_bias, np.float32),
+        np.array(weights.layer_dilations, np.int32),
+    )
