@@ -42,15 +42,21 @@ def simulate(recipe: str, store: Path, n: int, seed: int, workers: int | None) -
 @click.option("--iterations", type=click.IntRange(1), help="Steps instead of minutes: the same weights every time.")
 @click.option("--batch", default=3, show_default=True, type=click.IntRange(1), help="Examples a step.")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side of an example, in pixels.")
+@click.option("--learning-rate", default=1e-2, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--outline", default="half-thickness", show_default=True, type=click.Choice(["half-thickness", "atoms"]),
+              help="What the network learns to outline: the half-contrast line, or all projected atoms.")
+@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Weights to begin with.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")
 def train(store: Path, out: Path, minutes: float, depth: int, seed: int, workers: int | None,
-          iterations: int | None, batch: int, size: int, scores: bool) -> None:
+          iterations: int | None, batch: int, size: int, learning_rate: float, outline: str, start: Path | None,
+          scores: bool) -> None:
     """Train a network with the set in STORE; a run that was stopped is continued."""
     from .networks.training import train as run
 
     model = run(store, out=out, minutes=minutes, depth=depth, seed=seed, workers=workers or os.cpu_count() or 1,
-                iterations=iterations, batch=batch, size=size, scores=scores, report=click.echo)
+                iterations=iterations, batch=batch, size=size, learning_rate=learning_rate, outline=outline,
+                start=start, scores=scores, report=click.echo)
     click.echo(f"{model!r}")
 
 

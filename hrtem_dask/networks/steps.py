@@ -42,7 +42,8 @@ class Settings:
     ``size`` [network pixel] is the side of an example, ``pixel_size`` [angstrom] that of the
     network, ``scale`` and ``offset`` the range of the changes after the z-score: the mean and
     the spread of a crop are not those of a frame, whose coverage is another. ``warm_up`` is a
-    number of iterations.
+    number of iterations. ``outline`` is what the network learns to outline, see `Dataset`, and
+    ``start`` the sha256 of the weights that it begins with, empty for random ones.
     """
 
     depth: int = 32
@@ -58,6 +59,8 @@ class Settings:
     scale: tuple[float, float] = (0.7, 1.4)
     offset: float = 0.5
     seed: int = 1
+    outline: str = "half-thickness"
+    start: str = ""
 
     def network(self) -> MSDNet:
         """Return a fresh network with one input channel and two classes."""
@@ -125,10 +128,10 @@ def pool_of(settings: Settings, data: Dataset, workers: int | None) -> Iterator[
 class Run:
     """One training run: the network, its optimiser, and where it stands."""
 
-    def __init__(self, settings: Settings, data: Dataset, state: Path) -> None:
+    def __init__(self, settings: Settings, data: Dataset, state: Path, net: MSDNet | None = None) -> None:
         self.settings, self.data, self.state = settings, data, state
         torch.manual_seed(settings.seed)
-        self.net = settings.network()
+        self.net = net or settings.network()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
         self.iteration, self.seconds, self.losses = 0, 0.0, []
         self.iterations: int | None = None

@@ -41,6 +41,8 @@ def train(
     batch: int = 3,
     size: int = 256,
     learning_rate: float = 1e-2,
+    outline: str = "half-thickness",
+    start: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     fields: int = 480,
     scores: bool = True,
@@ -68,6 +70,11 @@ def train(
         Layers; examples a step; side of an example [network pixel].
     learning_rate : float
         Highest learning rate of Adam.
+    outline : {"half-thickness", "atoms"}
+        What "particle" means to the network: the half-contrast line that an image shows, or the
+        union of all projected atoms, some angstrom farther out. The stored truth is the latter.
+    start : path, optional
+        Weights to begin with, of the same depth, instead of random ones.
     workers : int, optional
         Use so many processes, which is faster; a script that asks for them needs the usual
         ``if __name__ == "__main__":``. By default threads, one for each processor.
@@ -93,10 +100,15 @@ def train(
     if minutes <= 0 or (iterations is not None and iterations < 1):
         raise InputError(f"found minutes = {minutes}, iterations = {iterations}; expected more than zero")
     data = find_set(recipe_or_dataset, out, fields, seed)
-    learn, held_out = split(data)
-    settings = Settings(depth=depth, batch=batch, size=size, learning_rate=learning_rate, seed=seed)
+    learn, held_out = split(replace(data, outline=outline))
+    begin = load_model(start) if start else None
+    settings = Settings(depth=depth, batch=batch, size=size, learning_rate=learning_rate, seed=seed, outline=outline,
+                        start=begin.card["sha256"] if begin else "")
+    if begin and (begin.weights.depth, begin.weights.in_channels, begin.weights.out_channels) != (depth, 1, 2):
+        raise InputError(f"{start} has depth {begin.weights.depth}, {begin.weights.in_channels} channels and "
+                         f"{begin.weights.out_channels} classes; expected depth {depth}, 1 and 2")
     out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, learn, out.with_name(out.stem + ".state.npz"))
+    run = Run(settings, learn, out.with_name(out.stem + ".state.npz"), begin.module() if begin else None)
     say(f"{len(learn)} fields to learn from, {len(held_out)} held out")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -152,8 +164,10 @@ def make_card(run: Run, data: Dataset, held_out: Dataset) -> dict[str, Any]:
             "commands": [
                 f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
                 f"hrtem-dask train SET --out {out} --iterations {run.iteration} --depth {s.depth} --batch {s.batch} "
-                f"--size {s.size} --seed {s.seed}",
+                f"--size {s.size} --seed {s.seed} --outline {s.outline} --learning-rate {s.learning_rate:g}"
+                + (" --start START" if s.start else ""),
             ],
+            "start_sha256": s.start or None,
             "recipe": recipe.name, "recipe_sha256": recipe.digest, "set_seed": data.seed,
             "fields": len(run.data), "fields_held_out": len(held_out), "settings": asdict(s),
             "iterations": run.iteration, "minutes": round(run.seconds / 60, 2), "workers": run.workers,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["GOLD_DENSITY", "gold_thickness", "particle_mask"]
+__all__ = ["GOLD_DENSITY", "OUTLINES", "gold_thickness", "half_thickness_mask", "particle_mask"]
 
 DISC = 1.4  # angstrom: radius around a projected atom
 CLOSING = 1.2  # angstrom
 GOLD_DENSITY = 4 / 4.078**3  # atoms/angstrom^3
+#: what a network can be taught to outline: all projected atoms, or where the contrast falls to half
+OUTLINES = ("atoms", "half-thickness")
+NEIGHBOURHOOD = 10.0  # angstrom: over which the thickest place of a particle is looked for
 PAD = 8.0  # angstrom: more than disc and closing reach
 
 
@@ -69,3 +72,45 @@ def gold_thickness(gold: np.ndarray, box: tuple[float, float], sampling: float, 
     count = np.bincount(np.ravel_multi_index(tuple(i.T), shape), minlength=shape[0] * shape[1]).reshape(shape)
     t = count / (GOLD_DENSITY * sampling**2)
     return ndimage.gaussian_filter(t, smooth / sampling, mode="wrap").astype(np.float32)
+
+
+def half_thickness_mask(truth: np.ndarray, truth_sampling: float, thickness: np.ndarray,
+                        sampling: float) -> np.ndarray:
+    """Where a particle is at least half as thick as at its thickest place nearby.
+
+    The rim of a rounded particle is thinner than the film's own granularity shows: the outline
+    that an image has, and that a person draws, is the half-contrast line, and mass-thickness
+    contrast follows the thickness. It lies some angstrom inside the outermost atoms.
+
+    Parameters
+    ----------
+    truth : ndarray, bool, shape (y, x)
+        Mask of the projected atoms, periodic.
+    truth_sampling : float
+        [angstrom]
+    thickness : ndarray, shape (m, m)
+        Projected thickness [angstrom] of the same field.
+    sampling : float
+        Of the thickness [angstrom].
+
+    Returns
+    -------
+    ndarray, bool, shape (y, x)
+        Part of `truth`.
+
+    Examples
+    --------
+    >>> x = np.arange(64.0) - 32
+    >>> r = np.hypot(x[:, None], x)
+    >>> ball = 2 * np.sqrt(np.clip(15.0**2 - r**2, 0, None))
+    >>> mask = half_thickness_mask(r < 15, 1.0, ball, 1.0)
+    >>> bool(mask[32, 32 + 12]), bool(mask[32, 32 + 14])
+    (True, False)
+    """
+    reach = 2 * round(NEIGHBOURHOOD / sampling) + 1
+    thickest = ndimage.maximum_filter(thickness, size=reach, mode="wrap")
+    margin = thickness - 0.5 * thickest  # interpolated as a number, so that the line is smooth
+    at = [np.arange(n) * truth_sampling / sampling for n in truth.shape]
+    grid = np.meshgrid(*at, indexing="ij")
+    fine = ndimage.map_coordinates(margin.astype(np.float32), grid, order=1, mode="grid-wrap")
+    return truth & (fine > 0)

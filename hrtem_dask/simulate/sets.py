@@ -13,7 +13,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core.errors import InputError, MissingInputError, ReadError
 from ..core.provenance import package_version
-from .labels import gold_thickness, particle_mask
+from .labels import OUTLINES, gold_thickness, half_thickness_mask, particle_mask
 from .microscope import exit_wave
 from .recipe import Recipe, load_recipe
 from .structures import build_specimen, film_blocks
@@ -100,18 +100,31 @@ def structure_task(recipe: Recipe, seed: int, index: int, path: str) -> int:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set on disk; ``set[i]`` reads field i."""
+    """A set on disk; ``set[i]`` reads field i.
+
+    ``outline`` says what the masks that it gives are: "atoms", the stored truth (discs around all
+    projected atoms), or "half-thickness", the line that an image shows (`half_thickness_mask`).
+    """
 
     path: Path
     recipe: Recipe
     seed: int
     indices: tuple[int, ...]
+    outline: str = "atoms"
+
+    def __post_init__(self) -> None:
+        if self.outline not in OUTLINES:
+            raise InputError(f"outline is {self.outline!r}; expected one of {OUTLINES}")
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> Sample:
-        return load_sample(structure_path(self.path, self.indices[i]))
+        sample = load_sample(structure_path(self.path, self.indices[i]))
+        if self.outline == "atoms":
+            return sample
+        sampling = self.recipe.field.box / len(sample.thickness)
+        return replace(sample, truth=half_thickness_mask(sample.truth, TRUTH_SAMPLING, sample.thickness, sampling))
 
 
 def structure_path(store: Path, index: int) -> Path:
