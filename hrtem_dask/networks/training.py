@@ -115,6 +115,8 @@ def train(
     try:
         run.learn(minutes * 60, iterations, workers, say)
         card = make_card(run, data, held_out)
+        if begin:
+            card["training"]["start"] = begin.card.get("training")
         say("measuring how far the network looks")
         card["effective_radius"] = effective_radius(run.net, images_for_radius(held_out, seed))
         save_model(run.net, card, out)
