@@ -45,7 +45,7 @@ def store(tmp_path_factory) -> Path:
             return (t[:, None] - y) ** 2 + (t[None] - x) ** 2 <= 81
 
         wave = (1 - 0.4 * ndimage.gaussian_filter(disc(0.5).astype(float), 1)).astype(np.complex64)
-        save_sample(Sample(wave, disc(0.25), np.zeros((48, 48), np.float32), {"index": i, "particles": []}),
+        save_sample(Sample(wave, disc(0.25), 20 * disc(1.0).astype(np.float32), {"index": i, "particles": []}),
                     structure_path(path, i))
     return path
 
@@ -214,3 +214,28 @@ def test_commands_make_a_set_and_train_with_it(tmp_path):
     assert done.exit_code == 0, done.output
     assert "Model('net'" in done.output
     assert load_model(tmp_path / "net.safetensors").card["training"]["set_seed"] == 1
+
+
+def test_a_start_from_other_weights_is_on_the_card(store, tmp_path):
+    first = train(store, out=tmp_path / "first", iterations=2, outline="atoms", scores=False, **SMALL)
+    second = train(store, out=tmp_path / "second", iterations=1, learning_rate=1e-9, scores=False,
+                   start=tmp_path / "first.safetensors", **SMALL)
+    assert second.card["training"]["start_sha256"] == first.card["sha256"]
+    assert second.card["training"]["start"]["settings"]["outline"] == "atoms"
+    assert np.allclose(second.weights.layers[3], first.weights.layers[3], atol=1e-6)
+    with pytest.raises(InputError, match="expected depth 5"):
+        train(store, out=tmp_path / "third", iterations=1, start=tmp_path / "first.safetensors", depth=5)
+
+
+def test_an_unknown_outline_is_refused(store, tmp_path):
+    with pytest.raises(InputError, match="half-thickness"):
+        train(store, out=tmp_path / "net", iterations=1, outline="by eye", **SMALL)
+
+
+def test_the_outline_lies_inside_the_atoms_and_follows_the_thickness(store):
+    from dataclasses import replace
+
+    atoms, half = open_dataset(store), replace(open_dataset(store), outline="half-thickness")
+    for i in range(len(atoms)):
+        assert not (half[i].truth & ~atoms[i].truth).any()
+        assert half[i].truth.mean() > 0.85 * atoms[i].truth.mean()  # a disc of one thickness loses a pixel of its rim
