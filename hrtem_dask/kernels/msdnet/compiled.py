@@ -74,7 +74,7 @@ def why_not() -> str:
     if instruction_sets():
         return ""
     reason = f"it was not built ({_REASON})" if _msdnet is None else "this processor has no AVX2"
-    return (f"the compiled evaluation is not there: {reason}; PyTorch does the work, many times slower. "
+    return (f"the compiled evaluation is not there: {reason}; PyTorch does the work, more slowly. "
             f"With a C++ compiler (g++ or clang) on the PATH: pip install --force-reinstall --no-deps hrtem-dask")
 
 
