@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hrtem_dask.core.errors import InputError
 from hrtem_dask.kernels.msdnet import compiled, reference
 from hrtem_dask.kernels.msdnet.weights import PADDINGS
 from hrtem_dask.networks import MSDNet, evaluate
@@ -91,6 +92,13 @@ def test_auto_takes_it_and_leaves_tiny_images_to_torch():
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="cannot run sse9"):
         compiled.evaluate(draw(), np.zeros((1, 40, 40), np.float32), instruction_set="sse9")
+
+
+@there
+@pytest.mark.parametrize("shape", [(2, 40, 40), (40, 40), (1, 40, 20)])
+def test_images_that_do_not_fit_never_reach_the_extension(shape):
+    with pytest.raises(InputError, match="the shape"):
+        compiled.evaluate(draw(), np.zeros(shape, np.float32))
 
 
 def test_its_absence_falls_back_with_one_clear_line(monkeypatch, caplog):

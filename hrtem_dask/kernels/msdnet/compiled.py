@@ -45,6 +45,7 @@ from functools import cache
 
 import numpy as np
 
+from ...core.errors import InputError
 from .weights import PADDINGS, MSDWeights
 
 __all__ = ["evaluate", "instruction_sets", "suits", "why_not"]
@@ -106,9 +107,16 @@ def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instru
 
     Raises
     ------
+    InputError
+        If the image has other channels than the network: the extension itself checks nothing.
     MemoryError
         If the planes do not fit: 4 bytes a pixel and channel.
+    ValueError
+        If this processor lacks the instruction set.
     """
+    if image.ndim != 3 or image.shape[0] != weights.in_channels or not suits(weights, image.shape):
+        raise InputError(f"the image has the shape {image.shape}; the compiled evaluation of this network takes "
+                         f"({weights.in_channels}, y, x), with sides that `suits` accepts; use networks.evaluate")
     height, width = image.shape[-2:]
     out = np.empty((weights.out_channels, height, width), np.float32)
     flat, biases, final, final_bias, dilations = _packed(weights)

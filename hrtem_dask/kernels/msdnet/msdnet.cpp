@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -114,15 +115,8 @@ static void fill_margins(const Job& j, float* plane, Window w) {
     }
 }
 
-#define SWEEP generic
-#define VL 4
-#include "msdnet_sweep.hpp"
-#undef SWEEP
-#undef VL
-
 #if defined(__x86_64__)
 #if defined(__clang__)
-#define TARGET_BEGIN(t) _Pragma(t)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
@@ -151,6 +145,10 @@ static void fill_margins(const Job& j, float* plane, Window w) {
 #else
 #pragma GCC pop_options
 #endif
+#else
+#define SWEEP generic
+#define VL 4
+#include "msdnet_sweep.hpp"
 #endif
 
 struct Isa { const char* name; int vl; void (*work)(const Job&, Shared&); bool (*there)(); };
@@ -212,7 +210,9 @@ static bool run(Job& j, const float* image, const Isa& isa, int threads) {
         std::atomic<bool> failed{false};
         auto body = [&] { try { isa.work(j, shared); } catch (const std::bad_alloc&) { failed = true; } };
         std::vector<std::thread> others;
-        for (int t = 1; t < std::min(threads, shared.tiles_y); t++) others.emplace_back(body);
+        try {
+            for (int t = 1; t < std::min(threads, shared.tiles_y); t++) others.emplace_back(body);
+        } catch (const std::system_error&) {}  // no more threads to be had: those that run do all of the work
         body();
         for (auto& t : others) t.join();
         return !failed;
