@@ -15,7 +15,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hrtem_dask.analysis import segment as module
+from hrtem_dask.analysis import tiling
 from hrtem_dask.analysis.segment import layout_of, segment
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
@@ -273,7 +273,7 @@ def test_long_chunks_are_split(monkeypatch):
     movie = make_movie(np.random.default_rng(0).poisson(9, (10, 16, 16)), pixel_size=0.5)
     whole = segment(movie, network())
     assert whole.data.numblocks[0] == 1
-    monkeypatch.setattr(module, "CHUNK", 4 * 2 * 16 * 16 * 3)
+    monkeypatch.setattr(tiling, "CHUNK", 4 * 2 * 16 * 16 * 3)
     split = segment(movie, network())
     assert split.data.numblocks[0] == 4
     np.testing.assert_array_equal(compute(split), compute(whole))
