@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from dask._task_spec import convert_legacy_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -16,10 +17,19 @@ from hrtem_dask.analysis.labels import label_particles
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
 from hrtem_dask.core.provenance import history_of
+from hrtem_dask.kernels import labels as kernel
+from hrtem_dask.kernels.runs import fill_runs, find_runs, relabel_runs
 
 
 def maps(data, **kwargs):
     return make_movie(data, name="probability", **kwargs)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Frames of any size are labelled in blocks, and small chunks are blocks."""
+    monkeypatch.setattr(module, "PIECE", 0)
+    monkeypatch.setattr(module, "NARROW", 1)
 
 
 def slow(mask, min_pixels=0):
@@ -59,6 +69,8 @@ def test_any_chunks_give_the_definition(data, large):
     movie = maps(da.from_array(p, chunks=tuple(chunks_of(n) for n in p.shape)), pixel_size=0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE", 0 if large else 10**9)
+        patch.setattr(module, "NARROW", data.draw(st.sampled_from([1, 5])))
+        patch.setattr(module, "WIDE", data.draw(st.sampled_from([6, 11])))
         labels = label_particles(movie, min_area=None if least is None else least * 0.25)
     found = labels.compute(scheduler="sync")
     assert found.dtype == np.int32
@@ -66,8 +78,33 @@ def test_any_chunks_give_the_definition(data, large):
         np.testing.assert_array_equal(found[frame], slow(p[frame] > 0.5, least or 0))
 
 
-def test_a_spiral_through_many_blocks_is_one_particle(monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 0)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_blocks_of_any_size_agree_with_scipy_on_the_whole_frame(data):
+    shape = data.draw(st.integers(30, 150)), data.draw(st.integers(30, 150))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    # 0.4 is where regions of 8 neighbours begin to percolate: they wind through many blocks
+    mask = rng.random(shape) < data.draw(st.sampled_from([0.05, 0.35, 0.4, 0.45]))
+    if data.draw(st.booleans()):
+        mask = ndimage.binary_dilation(mask & (rng.random(shape) < 0.05), iterations=3)
+    chunks = tuple(data.draw(st.integers(5, 60)) for _ in shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE", 0)
+        patch.setattr(module, "NARROW", 1)
+        labels = label_particles(maps(da.from_array(mask[None], chunks=(1, *chunks))))
+    expected = ndimage.label(mask, structure=np.ones((3, 3)))[0]  # scipy numbers in raster order too
+    np.testing.assert_array_equal(labels.data.compute(scheduler="sync")[0], expected)
+
+
+@pytest.mark.parametrize("on", [[(6, 6), (7, 7)], [(6, 7), (7, 6)], [(6, 6), (7, 6), (6, 7), (7, 7)], [(6, 6), (8, 8)]])
+def test_a_corner_where_four_blocks_meet(blocks, on):
+    mask = np.zeros((14, 14), bool)
+    mask[tuple(np.transpose(on))] = True
+    labels = label_particles(maps(da.from_array(mask[None], chunks=(1, 7, 7))))
+    np.testing.assert_array_equal(labels[0], ndimage.label(mask, structure=np.ones((3, 3)))[0])
+
+
+def test_a_spiral_through_many_blocks_is_one_particle(blocks):
     n = 61
     mask = np.zeros((n, n), bool)
     for k in range(0, n // 2, 4):
@@ -137,8 +174,62 @@ def test_nothing_is_computed_and_coordinates_stay(monkeypatch, piece):
     assert label_particles(movie, min_area=10).data.name == labels.data.name
 
 
-def test_processes_agree(monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 0)
+def test_only_small_summaries_of_a_whole_frame_meet_in_a_task():
+    data = da.full((1, 20000, 30000), np.float32(0.9), chunks=(1, 512, 30000))
+    labels = label_particles(maps(data)).data
+    assert max(labels.chunks[1]) <= 4096
+    assert max(labels.chunks[2]) <= 4096
+    graph = convert_legacy_graph(dict(labels.dask))
+    users = {}
+    for key, task in graph.items():
+        for needed in task.dependencies:
+            users.setdefault(needed, set()).add(key)
+    stages = {stage: [k for k in graph if isinstance(k, tuple) and k[0].startswith(f"labels-{stage}-")]
+              for stage in ("survey", "runs", "summary", "merge", "final")}
+    assert len(stages["merge"]) == 1
+    assert len(graph) < 30 * labels.npartitions  # a share of the graph for each block
+    (merge,) = stages["merge"]
+    assert graph[merge].dependencies == set(stages["summary"])
+    for key in stages["final"]:  # pixels wait for the merge as runs only
+        assert {k[0].split("-")[1] for k in graph[key].dependencies} == {"runs", "merge"}
+    for key in stages["survey"]:
+        assert {k[0].split("-")[1] for k in users[key]} == {"runs", "summary"}
+
+
+def test_runs_of_particles_are_small_and_come_back():
+    rng = np.random.default_rng(2)
+    mask = ndimage.gaussian_filter(rng.normal(size=(600, 500)), 8) > 0.02
+    labels = ndimage.label(mask, structure=np.ones((3, 3)), output=np.int32)[0]
+    runs = find_runs(labels)
+    np.testing.assert_array_equal(fill_runs(runs), labels)
+    assert sum(a.nbytes for a in (runs.start, runs.length, runs.label)) < 0.05 * labels.nbytes
+    for edge in (np.zeros((3, 4), int), np.ones((3, 4), int), np.full((1, 5), -1), np.arange(6).reshape(2, 3)):
+        np.testing.assert_array_equal(fill_runs(find_runs(edge)), np.maximum(edge, 0))
+
+
+def test_more_particles_than_int32_counts_are_refused(monkeypatch):
+    monkeypatch.setattr(kernel, "MOST", 3)
+    mask = np.array([[1, 0, 1, 0, 1]], bool)
+    assert kernel.label_frame(mask).max() == 3
+    with pytest.raises(InputError, match="4 particles"):
+        kernel.label_frame(np.array([[1, 0, 1, 0, 1, 0, 1]], bool))
+
+
+def test_many_regions_merge_without_slow_loops():
+    """A hundred thousand specks in 64 blocks: one merge, numbered as scipy numbers the whole frame."""
+    n, block = 1536, 192
+    mask = np.random.default_rng(0).random((n, n)) < 0.12
+    expected, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    assert count > 1e5
+    surveys = [[kernel.survey_block(mask[i:i + block, j:j + block]) for j in range(0, n, block)]
+               for i in range(0, n, block)]
+    final = kernel.merge([[summary for _, summary in row] for row in surveys])
+    whole = np.block([[fill_runs(relabel_runs(runs, f)) for (runs, _), f in zip(row, line, strict=True)]
+                      for row, line in zip(surveys, final, strict=True)])
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_processes_agree(blocks):
     p = np.random.default_rng(0).random((2, 40, 40)) * 0.8
     labels = label_particles(maps(da.from_array(p, chunks=(1, 13, 40))))
     np.testing.assert_array_equal(labels.compute(scheduler="processes", num_workers=2), label_particles(maps(p)))

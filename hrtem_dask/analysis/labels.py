@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import Any
 
 import dask.array as da
@@ -15,11 +16,14 @@ from ..core.calibration import pixel_size_of
 from ..core.errors import InputError
 from ..core.provenance import record
 from ..kernels import labels as kernel
+from ..kernels.runs import Runs, fill_runs, relabel_runs
 
-__all__ = ["label_particles"]
+__all__ = ["check_options", "label_particles"]
 
 #: pixels up to which a frame is labelled in one piece
 PIECE = 4096 * 4096
+#: sides of the blocks of a larger one: chunks below the first are joined, chunks above the second cut
+NARROW, WIDE = 1024, 4096
 
 
 def label_particles(
@@ -54,7 +58,8 @@ def label_particles(
     Notes
     -----
     Frames of up to 16 million pixels are labelled in one piece. The blocks of larger ones are
-    labelled each by itself and joined where they touch.
+    labelled each by itself and joined where they touch; what waits for the last block of a frame
+    are runs of pixels, not pixels, and a task holds no more than 4096 x 4096 pixels.
 
     Examples
     --------
@@ -65,11 +70,11 @@ def label_particles(
             [0, 0, 3, 0]]], dtype=int32)
     """
     particle = _particle(probability)
-    threshold, min_pixels = _options(particle, threshold, min_area)
+    threshold, min_pixels = check_options(particle, threshold, min_area)
     data = particle.data if isinstance(particle.data, da.Array) else da.from_array(np.asarray(particle.data))
     mask = data > threshold
     large = mask.shape[1] * mask.shape[2] > PIECE
-    labels = _label_blocks(mask, min_pixels) if large and mask.numblocks[1:] != (1, 1) else _label(mask, min_pixels)
+    labels = _label_blocks(mask, min_pixels) if large else _label(mask, min_pixels)
     coords = {k: c for k, c in particle.coords.items() if k != "class"}
     attrs = {k: v for k, v in particle.attrs.items() if k not in ("units", "long_name")}
     return xr.DataArray(labels, dims=("frame", "y", "x"), coords=coords, name="labels",
@@ -93,7 +98,8 @@ def _particle(probability: Any) -> xr.DataArray:
     return probability
 
 
-def _options(particle: xr.DataArray, threshold: float, min_area: float | None) -> tuple[float, float]:
+def check_options(particle: xr.DataArray, threshold: float, min_area: float | None) -> tuple[float, float]:
+    """Threshold and smallest number of pixels, from a threshold and an area [angstrom^2]."""
     if isinstance(threshold, str) or np.ndim(threshold) or not math.isfinite(threshold):
         raise InputError(f"threshold is {threshold!r}; expected a number, as 0.5")
     if min_area is None:
@@ -114,32 +120,53 @@ def _label_task(mask: np.ndarray, min_pixels: float) -> np.ndarray:
 
 
 def _label_blocks(mask: da.Array, min_pixels: float) -> da.Array:
-    """Label blocks, summarise each, merge the summaries of a frame, renumber the blocks."""
-    mask = mask.rechunk({0: 1})
-    parts = mask.map_blocks(_block_task, dtype=np.int32, meta=np.empty((0, 0, 0), np.int32))
-    token = tokenize(parts, min_pixels)
-    names = {stage: f"{stage}-{token}" for stage in ("labels-summary", "labels-merge", "labels")}
-    summary, merged, final = names.values()
-    frames, rows, columns = parts.numblocks
+    """Label blocks, summarise each, merge the summaries of a frame, renumber the blocks.
+
+    All blocks of a frame wait for its merge, so they wait as runs: a few hundredths of their pixels.
+    """
+    mask = mask.rechunk({0: 1, 1: block_sizes(mask.chunks[1]), 2: block_sizes(mask.chunks[2])})
+    token = tokenize(mask, min_pixels)
+    survey, runs, summary, merged, final = (f"labels-{stage}-{token}"
+                                            for stage in ("survey", "runs", "summary", "merge", "final"))
+    frames, rows, columns = mask.numblocks
     graph: dict[Any, Any] = {}
     for f in range(frames):
         graph[merged, f] = (kernel.merge, [[(summary, f, i, j) for j in range(columns)] for i in range(rows)],
                             min_pixels)
         for i in range(rows):
             for j in range(columns):
-                graph[summary, f, i, j] = (_summary_task, (parts.name, f, i, j))
-                graph[final, f, i, j] = (_relabel_task, (parts.name, f, i, j), (merged, f), i, j)
-    layers = HighLevelGraph.from_collections(final, graph, dependencies=[parts])
-    return da.Array(layers, final, parts.chunks, meta=parts._meta)
+                at = f, i, j
+                graph[(survey, *at)] = (_survey_task, (mask.name, *at))
+                graph[(runs, *at)] = (itemgetter(0), (survey, *at))
+                graph[(summary, *at)] = (itemgetter(1), (survey, *at))
+                graph[(final, *at)] = (_relabel_task, (runs, *at), (merged, f), i, j)
+    layers = HighLevelGraph.from_collections(final, graph, dependencies=[mask])
+    return da.Array(layers, final, mask.chunks, meta=np.empty((0, 0, 0), np.int32))
 
 
-def _block_task(mask: np.ndarray) -> np.ndarray:
-    return kernel.label_block(mask[0])[None]
+def block_sizes(chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Blocks in which to label: the chunks that are there, narrow ones joined and wide ones cut.
+
+    Examples
+    --------
+    >>> block_sizes((512,) * 9), block_sizes((10000,)), block_sizes((1920, 1920, 260))
+    ((1024, 1024, 1024, 1024, 512), (4096, 4096, 1808), (1920, 1920, 260))
+    """
+    out, waiting = [], 0
+    for n in chunks:
+        waiting += n
+        if waiting >= NARROW:
+            out += [WIDE] * ((waiting - 1) // WIDE)
+            waiting -= WIDE * ((waiting - 1) // WIDE)
+            if waiting:
+                out.append(waiting)
+            waiting = 0
+    return (*out, waiting) if waiting else tuple(out)
 
 
-def _summary_task(labels: np.ndarray) -> kernel.Summary:
-    return kernel.summarise(labels[0])
+def _survey_task(mask: np.ndarray) -> tuple[Runs, kernel.Summary]:
+    return kernel.survey_block(mask[0])
 
 
-def _relabel_task(labels: np.ndarray, final: list[list[np.ndarray]], i: int, j: int) -> np.ndarray:
-    return kernel.relabel(labels, final[i][j])
+def _relabel_task(runs: Runs, final: list[list[np.ndarray]], i: int, j: int) -> np.ndarray:
+    return fill_runs(relabel_runs(runs, final[i][j]))[None]

@@ -11,12 +11,15 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.delayed import Delayed
 
 from ..core.calibration import grid_of
 from ..core.errors import InputError
 from ..core.schema import PARTICLES
+from ..kernels import tally
 from ..kernels.particle import measure_particles
-from .labels import label_particles
+from .labels import check_options, label_particles
+from .particle_graph import FrameTask, frame_table
 
 __all__ = ["analyse_particles"]
 
@@ -58,7 +61,8 @@ def analyse_particles(
     labels : DataArray, dims (frame, y, x), optional
         Integer labels, 0 is background; by default ``label_particles(probability, ...)``.
     frames_per_partition : int, optional
-        Frames a partition; by default up to 16, fewer where frames are large.
+        Frames a partition; by default up to 16, fewer where frames are large. Frames of more than 16
+        million pixels are a partition each.
 
     Returns
     -------
@@ -71,6 +75,17 @@ def analyse_particles(
         If dims, frames or pixels do not match, or there is no class to take.
     CalibrationError
         If the movie has no pixel size.
+
+    Notes
+    -----
+    Frames of more than 16 million pixels are measured in squares of 2048 pixels from their pixel
+    (0, 0), whatever the chunks; a particle across squares is put together first, and every particle
+    is measured once. The numbers are those of the whole frame, bit for bit, but for the rounding of
+    the mean probability. What a worker holds does not grow with the frame where movie and
+    probability come from files: write the result of `segment` before the table is made.
+    The spots of a particle that is, with its margin, wider than 2048 pixels are looked for in the one
+    of these squares that holds most of it, in frames of any size, and the worker logs a warning:
+    the search takes 50 byte of memory a pixel. Everything else in its row is that of all of it.
 
     Examples
     --------
@@ -89,23 +104,45 @@ def analyse_particles(
                          f"('frame', 'y', 'x'). Of a focal series take one image: movie.isel(defocus=0)")
     grid = grid_of(movie)
     certain = _particle_class(_on_grid_of(movie, probability, "probability"))
-    if labels is None:
+    large = grid.ny * grid.nx > PARTITION_PIXELS
+    if labels is not None:
+        labels = _on_grid_of(movie, labels, "labels")
+    elif not large:
         labels = label_particles(certain, threshold=threshold, min_area=min_area)
-    labels = _on_grid_of(movie, labels, "labels")
-    if labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer):
+    if labels is not None and (labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer)):
         raise InputError(f"labels have the dims {labels.dims} and the dtype {labels.dtype}; expected integers with "
                          f"the dims ('frame', 'y', 'x'), as label_particles(probability) returns")
-    size = frames_per_partition or min(PARTITION_FRAMES, max(1, PARTITION_PIXELS // (grid.ny * grid.nx)))
-    stacks = [_batches(a, size) for a in (movie, certain, labels)]
     frames = movie["frame"].values if "frame" in movie.coords else np.arange(movie.sizes["frame"])
     times = movie["time"].values.astype(np.float64) if "time" in movie.coords else np.full(len(frames), np.nan)
-    measure = dask.delayed(_measure_batch, pure=True, traverse=False)
-    options = {"y0": grid.y0, "x0": grid.x0, "dy": grid.dy, "dx": grid.dx, "crystal": crystal, "mtf": mtf}
-    parts = [measure(*blocks, frames[i * size:(i + 1) * size], times[i * size:(i + 1) * size], options)
-             for i, blocks in enumerate(zip(*stacks, strict=True))]
+    where = {"y0": grid.y0, "x0": grid.x0, "dy": grid.dy, "dx": grid.dx}
+    spots = {"crystal": crystal, "mtf": mtf}
+    if large:
+        level, min_pixels = check_options(certain, threshold, min_area)
+        task = FrameTask((grid.ny, grid.nx), tally.TILE, where, spots, level, min_pixels)
+        parts = _large(movie, certain, labels, task, frames, times)
+    else:
+        size = frames_per_partition or min(PARTITION_FRAMES, max(1, PARTITION_PIXELS // max(1, grid.ny * grid.nx)))
+        parts = _small((movie, certain, labels), size, frames, times, where | spots)
     if not parts:
         return dd.from_pandas(PARTICLES.empty(), npartitions=1)
     return dd.from_delayed(parts, meta=PARTICLES.empty(), verify_meta=False)
+
+
+def _large(movie: xr.DataArray, probability: xr.DataArray, labels: xr.DataArray | None, task: FrameTask,
+           frames: np.ndarray, times: np.ndarray) -> list[Delayed]:
+    """A partition a frame, each measured square by square."""
+    arrays = [None if a is None else _dask(a, (1, task.tile, task.tile)) for a in (movie, probability, labels)]
+    return [frame_table(*(None if a is None else a[i:i + 1] for a in arrays), task, int(frame), float(time))
+            for i, (frame, time) in enumerate(zip(frames, times, strict=True))]
+
+
+def _small(stacks: Sequence[xr.DataArray], size: int, frames: np.ndarray, times: np.ndarray,
+           options: dict[str, Any]) -> list[Delayed]:
+    """A partition a batch of whole frames."""
+    measure = dask.delayed(_measure_batch, pure=True, traverse=False)
+    blocks = [_dask(a, (size, -1, -1)).rechunk((size, -1, -1)).to_delayed().ravel() for a in stacks]
+    return [measure(*batch, frames[i * size:(i + 1) * size], times[i * size:(i + 1) * size], options)
+            for i, batch in enumerate(zip(*blocks, strict=True))]
 
 
 def _measure_batch(images: np.ndarray, probability: np.ndarray, labels: np.ndarray, frames: np.ndarray,
@@ -116,10 +153,9 @@ def _measure_batch(images: np.ndarray, probability: np.ndarray, labels: np.ndarr
     return pd.concat(full, ignore_index=True) if full else PARTICLES.empty()
 
 
-def _batches(data: xr.DataArray, size: int) -> list[Any]:
-    """Delayed blocks of whole frames; a numpy array in memory is cut up, not copied into the graph at once."""
-    array = data.data if isinstance(data.data, da.Array) else da.from_array(data.values, chunks=(size, -1, -1))
-    return list(array.rechunk((size, -1, -1)).to_delayed().ravel())
+def _dask(data: xr.DataArray, chunks: tuple[int, int, int]) -> da.Array:
+    """Lazy pixels; a numpy array in memory is cut up, not copied into the graph at once."""
+    return data.data if isinstance(data.data, da.Array) else da.from_array(data.values, chunks=chunks)
 
 
 def _on_grid_of(movie: xr.DataArray, data: xr.DataArray, what: str) -> xr.DataArray:

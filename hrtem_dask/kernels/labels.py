@@ -12,9 +12,14 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["Summary", "label_block", "label_frame", "merge", "relabel", "summarise"]
+from ..core.errors import InputError
+from .runs import Runs, find_runs
+
+__all__ = ["Summary", "label_block", "label_frame", "merge", "relabel", "summarise", "survey_block"]
 
 CONNECTIVITY = np.ones((3, 3), dtype=bool)
+#: labels are int32
+MOST = 2**31 - 1
 
 
 def label_block(mask: np.ndarray) -> np.ndarray:
@@ -65,17 +70,21 @@ class Summary:
     right: np.ndarray
 
 
-def summarise(labels: np.ndarray) -> Summary:
-    """Summarise the provisional labels (y, x) of a block."""
-    flat = labels.ravel()
-    inside = np.flatnonzero(flat)
-    count = int(flat.max(initial=0))
-    first = np.zeros(count, dtype=np.int64)
-    first[flat[inside[::-1]] - 1] = inside[::-1]  # the last write to a label is its first pixel
-    return Summary(
-        labels.shape, np.bincount(flat, minlength=count + 1)[1:], np.stack(np.divmod(first, labels.shape[1]), axis=1),
-        *(line.copy() for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1])),
-    )
+def summarise(labels: np.ndarray, runs: Runs | None = None) -> Summary:
+    """Summarise the provisional labels (y, x) of a block, of which 1 to n all occur; ``runs`` are theirs, if known."""
+    runs = find_runs(labels) if runs is None else runs
+    size = np.bincount(runs.label, runs.length).astype(np.int64)[1:]
+    first = np.zeros((size.size, 2), dtype=np.int64)
+    first[runs.label[::-1] - 1] = np.stack(runs.place, axis=1)[::-1]  # the last write to a label is its first run
+    return Summary(labels.shape, size, first,
+                   *(line.copy() for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1])))
+
+
+def survey_block(mask: np.ndarray) -> tuple[Runs, Summary]:
+    """Label the regions of a mask (y, x) by itself: the provisional labels as runs, and their summary."""
+    labels = label_block(mask)
+    runs = find_runs(labels)
+    return runs, summarise(labels, runs)
 
 
 def merge(blocks: list[list[Summary]], min_pixels: float = 0) -> list[list[np.ndarray]]:
@@ -112,6 +121,9 @@ def merge(blocks: list[list[Summary]], min_pixels: float = 0) -> list[list[np.nd
     np.minimum.at(first, component, place)
     order = np.argsort(first)
     order = order[size[order] >= min_pixels]
+    if order.size > MOST:
+        raise InputError(f"the frame has {order.size} particles; expected at most {MOST}, as labels are int32. This is "
+                         f"noise: give a higher threshold, or min_area")
     final = np.zeros(count, dtype=np.int32)
     final[order] = np.arange(1, order.size + 1)
     numbers = final[component]

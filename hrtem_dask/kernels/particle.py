@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import find_objects
 
 from ..core.errors import InputError
-from ..core.schema import PARTICLES
-from .crop import crop_bounds, default_taper, masked_crop
+from .crop import masked_crop
 from .net import peak_ratio
-from .peaks import find_pairs, peak_pairs
+from .particle_tiles import find_spots, particle_table
+from .peaks import find_pairs
+from .runs import find_runs
 from .spectrum import Spectrum, image_spectrum, power_spectrum
+from .tally import TILE, add_up, tally, tiles_of
 
 __all__ = ["Figure1", "figure1_panels", "measure_particles"]
 
@@ -33,6 +33,7 @@ def measure_particles(
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
     frame: int = 0,
     time: float = float("nan"),
+    tile: int = TILE,
 ) -> pd.DataFrame:
     """Measure every labelled particle of one frame.
 
@@ -50,6 +51,9 @@ def measure_particles(
         See `hrtem_dask.fourier_peak_pairs`.
     frame, time
         Index in the original movie and time [second], copied into the table.
+    tile : int
+        Side of the squares of the frame in which particles are counted, and of the widest cut-out
+        in which spots are looked for [pixel]; see `hrtem_dask.analyse_particles`.
 
     Returns
     -------
@@ -73,40 +77,16 @@ def measure_particles(
     if not image.shape == probability.shape == labels.shape or image.ndim != 2:
         raise InputError(f"image, probability and labels have the shapes {image.shape}, {probability.shape} and "
                          f"{labels.shape}; expected the same (y, x) for all three")
-    boxes = {n: box for n, box in enumerate(find_objects(labels), start=1) if box is not None}
-    if not boxes:
-        return PARTICLES.empty()
-    pixel_size = (abs(dy), abs(dx))
-    rows = []
-    for number, box in boxes.items():
-        inside = labels[box] == number
-        row: dict[str, Any] = {"frame": frame, "time": time, "particle": number}
-        row |= _shape(inside, y0 + box[0].start * dy, x0 + box[1].start * dx, dy, dx)
-        row["probability"] = float(probability[box][inside].mean(dtype=np.float64))
-        row["touches_border"] = any(b.start == 0 or b.stop == n for b, n in zip(box, labels.shape, strict=True))
-        # wide enough that the cut's own border stays clear of the particle's soft edge
-        wide = crop_bounds(box, image.shape, pixel_size, 2 * default_taper(pixel_size))
-        pairs = peak_pairs(image[wide], labels[wide] == number, pixel_size, crystal=crystal, mtf=mtf)
-        row |= {"n_pairs": int(pairs["detected"].sum()), "peak_ratio": peak_ratio(pairs)}
-        row["zone_axis_score"] = 1 / row["peak_ratio"] if row["peak_ratio"] >= 1 else 0.0
-        rows.append(row)
-    return PARTICLES.coerce(pd.DataFrame(rows))
-
-
-def _shape(inside: np.ndarray, y0: float, x0: float, dy: float, dx: float) -> dict[str, float]:
-    """Centroid, area and the ellipse of the same second moments [angstrom, angstrom^2, radian]."""
-    i, j = np.nonzero(inside)
-    y, x = y0 + i * dy, x0 + j * dx
-    cell = abs(dy * dx)
-    # a pixel is a small rectangle, not a point: its own second moment keeps a thin mask from having no width
-    yy, xx, yx = y.var() + dy**2 / 12, x.var() + dx**2 / 12, ((y - y.mean()) * (x - x.mean())).mean()
-    half, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
-    return {
-        "y": float(y.mean()), "x": float(x.mean()), "area": float(y.size * cell),
-        "diameter": float(np.sqrt(4 * y.size * cell / np.pi)),
-        "major_axis": float(4 * np.sqrt(half + spread)), "minor_axis": float(4 * np.sqrt(max(half - spread, 0.0))),
-        "orientation": float(0.5 * np.arctan2(2 * yx, yy - xx)),
-    }
+    grid = {"y0": y0, "x0": x0, "dy": dy, "dx": dx}
+    squares = [(a, b) for a in tiles_of(labels.shape[0], tile) for b in tiles_of(labels.shape[1], tile)]
+    found = add_up([tally(find_runs(labels[at]), probability[at], (at[0].start, at[1].start)) for at in squares],
+                   labels.shape, **grid, tile=tile)
+    spots = []
+    for number, (top, left, bottom, right), large in found.rows():
+        cut = slice(top, bottom), slice(left, right)
+        spots.append(find_spots(number, image[cut], labels[cut] == number, (abs(dy), abs(dx)), crystal=crystal,
+                                mtf=mtf, part=large))
+    return particle_table(found, spots, frame, time)
 
 
 @dataclass(frozen=True)
