@@ -3,12 +3,15 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <system_error>
 #include <thread>
@@ -16,12 +19,36 @@
 
 enum Padding { ZEROS = 0, REFLECT = 1, SYMMETRIC = 2 };
 
+// Which pixel of an axis every place of its margins shows, however often a short axis folds.
+struct Mirror {
+    std::vector<int> before, after;        // of the places -1 - k and n + k
+    std::vector<int> first, places;        // the places that show pixel i: places[first[i]] .. places[first[i + 1] - 1]
+
+    Mirror() = default;
+    Mirror(int n, int margin, int padding) : before(margin), after(margin), first(n + 1) {
+        for (int k = 0; k < margin; k++) { before[k] = shown(-1 - k, n, padding); after[k] = shown(n + k, n, padding); }
+        for (const auto* side : {&before, &after})
+            for (int i : *side) first[i + 1]++;
+        for (int i = 0; i < n; i++) first[i + 1] += first[i];
+        places.resize(2 * margin);
+        std::vector<int> at(first.begin(), first.end() - 1);
+        for (int k = 0; k < margin; k++) { places[at[before[k]]++] = -1 - k; places[at[after[k]]++] = n + k; }
+    }
+
+    static int shown(int i, int n, int padding) {
+        int period = padding == SYMMETRIC ? 2 * n : std::max(1, 2 * n - 2);
+        int k = ((i % period) + period) % period;
+        return k < n ? k : period - k - (padding == SYMMETRIC);
+    }
+};
+
 struct Job {  // one evaluation; planes have a margin on every side for the padding
     int height, image_width, padded_width, in_channels, depth, width, out_channels, padding, halo, margin;
     long plane_stride, row_stride;
     const int* dilations;  // of each layer
     const float *weights, *biases, *final, *final_bias;
     std::vector<long> offsets;  // of each layer's kernels in `weights`
+    Mirror rows, columns;
     float *planes, *out;
 };
 
@@ -36,6 +63,44 @@ struct Buffer {  // aligned memory; throws std::bad_alloc
     float* data() const { return p; }
     ~Buffer() { free(p); }
 };
+
+// Zeroed memory straight from the system, which clears a page when a thread first touches it: nothing is
+// cleared twice, and the threads share the work. In huge pages where there are any: with small ones, faults
+// were up to half of the time.
+struct Pages {
+    void* all = MAP_FAILED;
+    size_t bytes = 0;
+    explicit Pages(size_t floats) : bytes(4 * floats + HUGE) {
+        all = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (all == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        madvise(all, bytes, MADV_HUGEPAGE);
+#endif
+    }
+    Pages(const Pages&) = delete;
+    float* data() const { return (float*)(((uintptr_t)all + HUGE - 1) / HUGE * HUGE); }
+    ~Pages() { munmap(all, bytes); }
+    static constexpr size_t HUGE = 2 << 20;
+};
+
+// The planes of one image. A thread keeps those of its last call for an image of the same kind: tiles come one
+// after another, and to get and clear the memory anew took a fifth of the time at depth 50. Of the same kind,
+// because the margins that hold zeros are never written.
+struct Planes {
+    static constexpr size_t KEPT = 1 << 28;  // most floats that a thread keeps: 1 GiB
+    std::vector<int> kind;
+    std::unique_ptr<Pages> pages;
+
+    float* of(std::vector<int> wanted, size_t floats) {
+        if (pages && wanted == kind) return pages->data();
+        pages.reset();
+        pages = std::make_unique<Pages>(floats);
+        kind = wanted;
+        return pages->data();
+    }
+    void done() { if (pages && pages->bytes > 4 * KEPT) pages.reset(); }
+};
+static thread_local Planes kept;
 
 static inline void relax() {
 #if defined(__x86_64__)
@@ -78,39 +143,31 @@ struct Shared {  // the schedule of the sweep, and how far every row of tiles ha
     }
 };
 
-// Pixel that position i of a mirrored line of n shows.
-static int mirrored(int i, int n, int padding) {
-    if (padding == REFLECT) {
-        if (n == 1) return 0;
-        int period = 2 * n - 2, k = ((i % period) + period) % period;
-        return k < n ? k : period - k;
+static void fill_sides(const Job& j, float* row, int x0, int x1) {
+    const int W = j.image_width, right = std::min(x1, W);
+    for (int k = 0; k < j.margin; k++) {
+        int x = j.columns.before[k];
+        if (x >= x0 && x < right) row[-1 - k] = row[x];
     }
-    int k = ((i % (2 * n)) + 2 * n) % (2 * n);
-    return k < n ? k : 2 * n - 1 - k;
+    if (x1 >= W)  // all of it: whole vectors have just run over the first of these columns
+        for (int k = 0; k < j.margin; k++) row[W + k] = row[j.columns.after[k]];
 }
 
-// The margins that mirror the window just computed; with zeros, what the rounded-up width spilled over.
-// Needs an image larger than the margin (smaller ones are left to the fallback).
+// Carries a window just computed into the margins that mirror it; with zeros, clears what the rounded-up width
+// spilled over.
 static void fill_margins(const Job& j, float* plane, Window w) {
-    const int H = j.height, W = j.image_width, M = j.margin;
-    const int edge = j.padding == SYMMETRIC ? 1 : 0;  // a mirror that shows the edge pixel twice
-    const int right = std::min(w.x1, W);
-    if (j.padding == ZEROS) {
-        if (w.x1 >= W)
-            for (int y = w.y0; y < w.y1; y++) std::fill(plane + y * j.row_stride + W, plane + y * j.row_stride + W + M, 0.f);
-        return;
-    }
+    const int W = j.image_width, M = j.margin, right = std::min(w.x1, W);
     for (int y = w.y0; y < w.y1; y++) {
-        const int up = edge ? -1 - y : -y, down = edge ? 2 * H - 1 - y : 2 * (H - 1) - y;
-        const int rows[3] = {y, up, down};
-        const bool wanted[3] = {true, up < 0 && up >= -M, down >= H && down < H + M};
-        for (int i = 0; i < 3; i++) {
-            if (!wanted[i]) continue;
-            float* q = plane + rows[i] * j.row_stride;
-            if (i) memcpy(q + w.x0, plane + y * j.row_stride + w.x0, 4 * (right - w.x0));
-            for (int x = std::max(1 - edge, w.x0); x <= std::min(M - edge, right - 1); x++) q[-x - edge] = q[x];
-            if (w.x1 >= W)  // all of it: whole vectors have just run over the first of these columns
-                for (int x = 0; x < M; x++) q[W + x] = q[W - 2 - x + edge];
+        float* row = plane + y * j.row_stride;
+        if (j.padding == ZEROS) {
+            if (w.x1 >= W) std::fill(row + W, row + W + M, 0.f);
+            continue;
+        }
+        if (w.x0 < M || w.x1 >= W) fill_sides(j, row, w.x0, w.x1);
+        for (int i = j.rows.first[y]; i < j.rows.first[y + 1]; i++) {
+            float* q = plane + j.rows.places[i] * j.row_stride;
+            memcpy(q + w.x0, row + w.x0, 4 * (right - w.x0));
+            fill_sides(j, q, w.x0, w.x1);
         }
     }
 }
@@ -151,13 +208,13 @@ static void fill_margins(const Job& j, float* plane, Window w) {
 #include "msdnet_sweep.hpp"
 #endif
 
-struct Isa { const char* name; int vl; void (*work)(const Job&, Shared&); bool (*there)(); };
+struct Isa { const char* name; int vl; void (*work)(const Job&, Shared&); float (*multiply_add)(long); bool (*there)(); };
 static const Isa ISAS[] = {
 #if defined(__x86_64__)
-    {"avx512", 16, avx512::work, [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"); }},
-    {"avx2", 8, avx2::work, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {"avx512", 16, avx512::work, avx512::multiply_add, [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"); }},
+    {"avx2", 8, avx2::work, avx2::multiply_add, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #else
-    {"generic", 4, generic::work, [] { return true; }},
+    {"generic", 4, generic::work, generic::multiply_add, [] { return true; }},
 #endif
 };
 
@@ -168,7 +225,7 @@ static const Isa* find_isa(const char* wanted) {
 }
 
 // Lays the planes out: margins on all sides, rows of whole vectors, strides that do not alias in the caches.
-static void lay_out(Job& j, const float* image, Buffer& memory, int vl) {
+static size_t lay_out(Job& j, int vl) {
     int deepest = *std::max_element(j.dilations, j.dilations + j.depth);
     j.halo = deepest;
     j.margin = (deepest + 15) / 16 * 16;
@@ -178,34 +235,29 @@ static void lay_out(Job& j, const float* image, Buffer& memory, int vl) {
     long rows = j.height + 2 * j.margin + 64;
     j.plane_stride = rows * j.row_stride + 16 * 24;
     j.plane_stride += (16 * 24 - j.plane_stride % 1024 + 1024) % 1024;
-    long planes = j.in_channels + (long)j.depth * j.width;
-    memory.reset((size_t)planes * j.plane_stride + 4096);
-    j.planes = memory.data();
-    for (long c = 0; c < planes; c++) {  // zero what is read and never written: the margins
-        float* p = j.planes + c * j.plane_stride;
-        const long top = (long)j.margin * j.row_stride;
-        memset(p, 0, 4 * top);
-        memset(p + top + j.height * j.row_stride, 0, 4 * (j.plane_stride - top - j.height * j.row_stride));
-        for (int y = 0; y < j.height; y++) {
-            float* q = p + top + y * j.row_stride;
-            memset(q, 0, 4 * j.margin);
-            memset(q + j.margin + j.image_width, 0, 4 * (j.row_stride - j.margin - j.image_width));
-        }
+    if (j.padding != ZEROS) {
+        j.rows = Mirror(j.height, j.margin, j.padding);
+        j.columns = Mirror(j.image_width, j.margin, j.padding);
     }
+    j.offsets.resize(j.depth);
+    long at = 0;
+    for (int i = 0; i < j.depth; i++) { j.offsets[i] = at; at += 9 * j.width * (j.in_channels + (long)i * j.width); }
+    return (j.in_channels + (size_t)j.depth * j.width) * j.plane_stride + 4096;
+}
+
+static void copy_in(const Job& j, const float* image) {
     for (int c = 0; c < j.in_channels; c++) {
         float* p = j.planes + c * j.plane_stride + j.margin * j.row_stride + j.margin;
         for (int y = 0; y < j.height; y++) memcpy(p + y * j.row_stride, image + ((long)c * j.height + y) * j.image_width, 4 * j.image_width);
         fill_margins(j, p, {0, j.height, 0, j.image_width});
     }
-    j.offsets.resize(j.depth);
-    long at = 0;
-    for (int i = 0; i < j.depth; i++) { j.offsets[i] = at; at += 9 * j.width * (j.in_channels + (long)i * j.width); }
 }
 
 static bool run(Job& j, const float* image, const Isa& isa, int threads) {
     try {
-        Buffer memory;
-        lay_out(j, image, memory, isa.vl);
+        size_t floats = lay_out(j, isa.vl);
+        j.planes = kept.of({j.height, j.image_width, j.in_channels, j.depth, j.width, j.margin, isa.vl, j.padding}, floats);
+        copy_in(j, image);
         Shared shared(j, 64, 256, isa.vl);
         std::atomic<bool> failed{false};
         auto body = [&] { try { isa.work(j, shared); } catch (const std::bad_alloc&) { failed = true; } };
@@ -215,8 +267,9 @@ static bool run(Job& j, const float* image, const Isa& isa, int threads) {
         } catch (const std::system_error&) {}  // no more threads to be had: those that run do all of the work
         body();
         for (auto& t : others) t.join();
+        kept.done();
         return !failed;
-    } catch (const std::bad_alloc&) { return false; }
+    } catch (const std::bad_alloc&) { kept.pages.reset(); return false; }
 }
 
 static PyObject* evaluate(PyObject*, PyObject* args) {
@@ -253,8 +306,30 @@ static PyObject* instruction_sets(PyObject*, PyObject*) {
     return list;
 }
 
+static PyObject* multiply_adds(PyObject*, PyObject* args) {  // per second, on so many threads at once
+    int threads;
+    if (!PyArg_ParseTuple(args, "i", &threads)) return nullptr;
+    const Isa* isa = find_isa("");
+    if (!isa) return PyErr_Format(PyExc_ValueError, "this processor cannot run the compiled kernel");
+    double seconds = 0, running = 0;
+    const long times = 20000000;
+    std::atomic<float> used{0};
+    Py_BEGIN_ALLOW_THREADS
+    auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> all;
+    try {
+        for (int t = 0; t < threads; t++) all.emplace_back([&] { used = isa->multiply_add(times); });
+    } catch (const std::system_error&) {}  // counted below are those that run
+    for (auto& t : all) t.join();
+    running = all.size();
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    Py_END_ALLOW_THREADS
+    return PyFloat_FromDouble(12.0 * isa->vl * times * running / seconds);
+}
+
 static PyMethodDef METHODS[] = {
     {"evaluate", evaluate, METH_VARARGS, "Evaluate an MSD-net; see hrtem_dask.kernels.msdnet.compiled."},
+    {"multiply_adds", multiply_adds, METH_VARARGS, "Fused multiply-adds of single floats a second on so many threads."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Instruction sets that this processor can run, best first."},
     {nullptr, nullptr, 0, nullptr}};
 static PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_msdnet", nullptr, -1, METHODS, nullptr, nullptr, nullptr, nullptr};

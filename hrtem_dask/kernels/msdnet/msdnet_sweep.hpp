@@ -293,4 +293,16 @@ private:
 
 static void work(const Job& job, Shared& shared) { Worker(job, shared).run(); }
 
+// Nothing but fused multiply-adds, twelve independent chains: what the evaluation is measured against.
+static float multiply_add(long times) {
+    vec a[12], k = vec{} + 0.5f;
+    for (int i = 0; i < 12; i++) a[i] = vec{} + (float)i;
+    for (long n = 0; n < times; n++)
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) FUSED_MULTIPLY_ADD(a[i], k, k);
+    float sum = 0;
+    for (int i = 0; i < 12; i++) sum += a[i][0];
+    return sum;
+}
+
 }  // namespace SWEEP
