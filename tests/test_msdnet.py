@@ -121,19 +121,105 @@ def test_strips_do_not_show(monkeypatch):
     image = picture((1, 300, 50))
     whole = torch_planes.evaluate(weights, image)
     monkeypatch.setattr(torch_planes, "STRIP", 1)
-    assert len(torch_planes._strips(300, 70)) == 5
+    assert len(torch_planes._strips(weights, (1, *image.shape), "cpu")) == 5
     assert_close(torch_planes.evaluate(weights, image), whole, 1e-6)
+
+
+@pytest.mark.parametrize("strip", [1, 2**13, 2**18])
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("fused", [(), ("cpu",)])
+def test_a_batch_is_its_images(monkeypatch, strip, padding, fused):
+    """Strips of one image, several images together, all of them together; and the sum that a GPU takes."""
+    monkeypatch.setattr(torch_planes, "STRIP", strip)
+    monkeypatch.setattr(torch_planes, "FUSED", fused)
+    weights = draw(depth=12, c_in=2, c_out=3, width=2, padding=padding).to_weights()
+    images = picture((5, 2, 70, 23))
+    edges = (True, False, True, True)
+    found = torch_planes.evaluate(weights, images, edges=edges)
+    assert found.shape == (5, 3, 70, 23)
+    assert len(torch_planes._strips(weights, images.shape, "cpu")) == {1: 10, 2**13: 3, 2**18: 1}[strip]
+    if padding == "reflect":  # as an inner side is mirrored
+        assert_close(found, [reference.evaluate(weights, image) for image in images])
+    assert_close(found, [torch_planes.evaluate(weights, image, edges=edges) for image in images], 1e-6)
+
+
+def test_parameters_stay_on_their_device_until_they_change():
+    torch_planes._parameters.clear()
+    weights, image = draw(depth=3).to_weights(), picture((1, 40, 40))
+    first = torch_planes._parameters_on(weights, "cpu", "float32")
+    assert torch_planes._parameters_on(draw(depth=3).to_weights(), "cpu", "float32") is first
+    assert torch_planes._parameters_on(weights, "cpu", "float64") is not first
+    before = torch_planes.evaluate(weights, image)
+    weights.final[:] = 0
+    assert np.ptp(before, axis=(1, 2)).all()
+    assert not np.ptp(torch_planes.evaluate(weights, image), axis=(1, 2)).any()
+    for seed in range(9):
+        torch_planes._parameters_on(draw(depth=1, seed=seed).to_weights(), "cpu", "float32")
+    assert len(torch_planes._parameters) == torch_planes.KEPT
+
+
+def test_products_on_a_gpu_are_float32_and_the_setting_comes_back():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with torch_planes._no_tf32("cuda"):
+            with torch_planes._no_tf32("cuda:1"):
+                assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("backend", ["auto", "compiled", "torch", "reference"])
+def test_many_images_are_evaluated_as_one_by_one(backend):
+    if backend not in ("auto", *(b.name for b in module.BACKENDS.values() if b.available("cpu"))):
+        pytest.skip("the compiled evaluation was not built")
+    net = draw(depth=5, c_out=3)
+    images = picture((3, 1, 45, 50))
+    expected = [reference.evaluate(net.to_weights(), image) for image in images]
+    for several in (images, list(images), images.astype(np.float64)):
+        found = module.evaluate_many(net, several, backend=backend, batch=2)
+        assert (found.dtype, found.flags.c_contiguous) == (np.float32, True)
+        assert_close(found, expected)
+
+
+def test_many_images_have_one_shape():
+    net = draw(depth=2)
+    for images in ([], [picture((1, 8, 8)), picture((1, 8, 9))]):
+        with pytest.raises(InputError, match="all of the same shape"):
+            module.evaluate_many(net, images)
+    with pytest.raises(InputError, match="takes 1"):
+        module.evaluate_many(net, picture((3, 2, 8, 8)))
+    with pytest.raises(InputError, match="batch is 0"):
+        module.evaluate_many(net, picture((3, 1, 8, 8)), batch=0)
 
 
 @pytest.mark.parametrize("convert", [
     lambda a: a.astype(np.int16), lambda a: a.astype(np.uint8), lambda a: a.astype(np.float64),
     lambda a: a.astype(">f4"), lambda a: a.astype(">u2"), lambda a: a.astype(np.float16), np.asfortranarray,
     lambda a: np.repeat(a, 2, axis=2)[:, :, ::2], lambda a: a[:, ::-1].copy()[:, ::-1], lambda a: a.tolist(),
+    lambda a: a.astype(">i8"), lambda a: a.swapaxes(1, 2).copy().swapaxes(1, 2), np.ma.masked_array, memoryview,
+    lambda a: np.broadcast_to(a.astype(">f8"), (3, *a.shape))[1],
 ])
-def test_any_real_dtype_and_layout(convert):
+@pytest.mark.parametrize("size", [(12, 15), (40, 50)])
+def test_any_real_dtype_and_layout(convert, size):
     net = draw(depth=4)
-    image = np.random.default_rng(0).integers(0, 200, (1, 12, 15)).astype(np.float32)
-    np.testing.assert_array_equal(evaluate(net, convert(image)), evaluate(net, image))
+    image = np.random.default_rng(0).integers(0, 200, (1, *size)).astype(np.float32)
+    image.flags.writeable = False
+    expected = evaluate(net, image)
+    assert_close(expected, reference.evaluate(net.to_weights(), image))
+    np.testing.assert_array_equal(evaluate(net, convert(image)), expected)
+    assert not np.isnan(expected).any()
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 31), (19, 32), (33, 7), (64, 1)])
+def test_images_smaller_than_the_receptive_field(size, backend):
+    net = draw(depth=30, padding="reflect", c_out=1)
+    image = picture((1, *size))
+    found = evaluate(net, image, backend=backend, edges=(True, True, True, True))
+    assert_close(found, reference.evaluate(net.to_weights(), image))
 
 
 def test_what_cannot_be_evaluated_is_refused():

@@ -1,32 +1,40 @@
-"""Evaluate a network on one image by the fastest backend there is."""
+"""Evaluate a network on images by the fastest backend there is, within the threads and the memory there are."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.machine import available_cores
+from ..core.machine import as_task, available_memory, in_task, task_threads, threads_here
 from ..kernels.msdnet import compiled, reference, torch_planes
 from ..kernels.msdnet.weights import MSDWeights
+from ..kernels.parts import evaluate_in_batches, evaluate_in_parts
 
 if TYPE_CHECKING:
     from .models import Model
     from .msdnet import MSDNet
 
-__all__ = ["BACKENDS", "Backend", "evaluate", "one_thread", "resolve_device", "weights_of"]
+__all__ = ["BACKENDS", "Backend", "evaluate", "evaluate_many", "one_thread", "resolve_device", "weights_of"]
 
 log = logging.getLogger(__name__)
 
+Edges = tuple[bool, bool, bool, bool]
 ALL = (True, True, True, True)
+#: part of the free memory of a GPU that a batch may take: its scratch and the logits need some too
+GPU_SHARE = 0.7
+#: planes smaller than this are evaluated without a look at the memory there is [byte]
+SMALL = 2**26
 
 
 @dataclass(frozen=True)
@@ -46,26 +54,43 @@ class Backend:
     """
 
     name: str
-    run: Callable[[MSDWeights, np.ndarray, str, tuple[bool, bool, bool, bool]], np.ndarray]
+    run: Callable[[MSDWeights, np.ndarray, str, Edges], np.ndarray]
     speed: int
     available: Callable[[str], bool]
 
 
-def _torch(weights: MSDWeights, image: np.ndarray, device: str, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
-    return torch_planes.evaluate(weights, image, device=device, edges=edges)
+def _torch(weights: MSDWeights, images: np.ndarray, device: str, edges: Edges) -> np.ndarray:
+    """One image or a batch; the only place where what torch says of memory becomes a MemoryError."""
+    import torch
+
+    with one_thread() if in_task() else nullcontext():
+        try:
+            return torch_planes.evaluate(weights, images, device=device, edges=edges)
+        except torch.OutOfMemoryError as error:
+            reason = _first_line(error)
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+                raise
+            reason = _first_line(error)
+    # here the error and with it the planes that its traceback holds are gone
+    if device != "cpu":
+        torch.cuda.empty_cache()
+    raise MemoryError(reason)
 
 
-def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: tuple[bool, bool, bool, bool]
-               ) -> np.ndarray:
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
     return reference.evaluate(weights, image)
 
 
-def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
+def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
     # A side that is no edge of the frame gets the network's padding too: its halo is trimmed.
-    if not compiled.suits(weights, image.shape):
-        return torch_planes.evaluate(weights, image, device=device, edges=edges)
-    threads = _wanted_threads() if _Threads.holders else available_cores()
-    return compiled.evaluate(weights, image, threads=threads)
+    if not compiled.suits(weights):
+        return _torch(weights, image, device, edges)
+    return compiled.evaluate(weights, image, threads=threads_here())
 
 
 #: name -> backend
@@ -83,9 +108,14 @@ def evaluate(
     *,
     backend: str = "auto",
     device: str = "auto",
-    edges: tuple[bool, bool, bool, bool] = ALL,
+    edges: Edges = ALL,
+    halo: int | None = None,
 ) -> np.ndarray:
     """Map an image to logits.
+
+    Inside a Dask task it uses the threads that the task stands for (1, or what the environment
+    variable ``HRTEM_DASK_TASK_THREADS`` says), elsewhere every core that the process may use.
+    An image that does not fit into memory is evaluated in parts, with a warning in the log.
 
     Parameters
     ----------
@@ -102,6 +132,9 @@ def evaluate(
     edges : (bool, bool, bool, bool)
         Which sides (top, bottom, left, right) of the image are real edges, where the network's
         padding applies; the others are those of a tile whose halo the caller trims.
+    halo : int, optional
+        Pixels that each part sees beyond its cuts where memory does not suffice for the image in
+        one piece; by default the receptive radius, which is exact.
 
     Returns
     -------
@@ -113,6 +146,8 @@ def evaluate(
     InputError
         If the image has the wrong axes or channels or holds nan or infinity, or there is no such
         backend or device.
+    MemoryError
+        If even small parts of the image do not fit.
 
     Examples
     --------
@@ -124,8 +159,89 @@ def evaluate(
     weights = weights_of(net)
     image = _checked(image, weights)
     device = resolve_device(device)
-    out = _backend(backend, device).run(weights, image, device, tuple(edges))
+    return _in_parts(_backend(backend, device), weights, image, device, tuple(edges), halo)
+
+
+def evaluate_many(
+    net: MSDNet | Model | MSDWeights,
+    images: np.ndarray | Sequence[np.ndarray],
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    edges: Edges = ALL,
+    halo: int | None = None,
+    batch: int | None = None,
+) -> np.ndarray:
+    """Map images of one size to logits, several at once on a GPU.
+
+    Parameters
+    ----------
+    net, backend, device, edges, halo
+        As in `evaluate`.
+    images : array or sequence of arrays, shape (n, channel, y, x)
+        The normalised inputs.
+    batch : int, optional
+        Images that torch evaluates at once; by default as many as fit into the free memory of a
+        GPU, and one on the CPU, where more would only take more memory. Other backends take one.
+        Where memory does not suffice the batch is halved, and in the end each image (`evaluate`).
+
+    Returns
+    -------
+    ndarray, float32, shape (n, class, y, x)
+        Logits.
+
+    Raises
+    ------
+    InputError, MemoryError
+        As in `evaluate`; and InputError if there is no image or they differ in shape.
+
+    Notes
+    -----
+    The speed on a GPU has not been measured yet.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hrtem_dask.networks import MSDNet
+    >>> evaluate_many(MSDNet(1, 2, 3), np.ones((5, 1, 8, 9))).shape
+    (5, 2, 8, 9)
+    """
+    weights = weights_of(net)
+    images = [_checked(image, weights) for image in images]
+    if len({image.shape for image in images}) != 1:
+        raise InputError(f"found images of the shapes {sorted({image.shape for image in images})}; expected at least "
+                         f"one, all of the same shape (channel, y, x)")
+    if batch is not None and (isinstance(batch, bool) or int(batch) != batch or batch < 1):
+        raise InputError(f"batch is {batch!r}; expected a whole number of at least 1, or None")
+    device, edges = resolve_device(device), tuple(edges)
+    chosen = _backend(backend, device)
+    if chosen.name != "torch":
+        batch = 1
+    elif batch is None:
+        batch = 1 if device == "cpu" else _batch_size(weights, images[0].shape, device)
+    return evaluate_in_batches(
+        lambda several: chosen.run(weights, several, device, edges), np.stack(images) if batch > 1 else images,
+        int(batch), alone=lambda image: _in_parts(chosen, weights, image, device, edges, halo))
+
+
+def _in_parts(backend: Backend, weights: MSDWeights, image: np.ndarray, device: str, edges: Edges,
+              halo: int | None) -> np.ndarray:
+    planes = weights.final.shape[1]
+    look = device == "cpu" and 4 * planes * image[0].size > SMALL
+    out = evaluate_in_parts(
+        lambda part, sides: backend.run(weights, part, device, sides), image, edges,
+        weights.receptive_radius if halo is None else halo, planes=planes, available=available_memory if look else None)
     return np.ascontiguousarray(out, dtype=np.float32)
+
+
+def _batch_size(weights: MSDWeights, shape: tuple[int, ...], device: str) -> int:
+    """Images whose planes fit into the free memory of a GPU."""
+    import torch
+
+    # what torch has reserved and does not use is free too
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + idle
+    return max(1, int(GPU_SHARE * free / torch_planes.image_bytes(weights, shape)))
 
 
 def weights_of(net: Any) -> MSDWeights:
@@ -160,9 +276,12 @@ def _checked(image: Any, weights: MSDWeights) -> np.ndarray:
 
 
 def resolve_device(device: str) -> str:
-    """Turn "auto" into "cuda" or "cpu", and check what was asked for on this machine."""
-    if device == "cpu":
-        return device
+    """Turn "auto" into "cuda" or "cpu", and check what was asked for on this machine.
+
+    Where there is no driver of a GPU, "auto" is "cpu" without loading torch, which takes seconds.
+    """
+    if device == "cpu" or (device == "auto" and not _gpu_driver()):
+        return "cpu"
     import torch
 
     if device == "auto":
@@ -174,6 +293,18 @@ def resolve_device(device: str) -> str:
         raise InputError(f"there is no device {device!r} here ({reason}); expected 'auto', 'cpu', or 'cuda' where "
                          f"PyTorch finds a GPU") from error
     return device
+
+
+@cache
+def _gpu_driver() -> bool:
+    """Whether PyTorch could find a GPU here: it reaches one through the driver's own library, or AMD's device."""
+    if "torch" in sys.modules or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _backend(name: str, device: str) -> Backend:
@@ -195,12 +326,8 @@ def _say_once(reason: str) -> None:
         log.warning("%s", reason)
 
 
-def _wanted_threads() -> int:
-    return max(1, int(os.environ.get("HRTEM_DASK_TASK_THREADS", "1")))
-
-
 class _Threads:
-    """How many tasks of this process hold torch to one thread, and what to go back to."""
+    """How many tasks of this process hold torch to their threads, and what to go back to."""
 
     lock = threading.Lock()
     holders = 0
@@ -209,24 +336,29 @@ class _Threads:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold torch and the compiled kernel to one thread inside a Dask task, where Dask decides how much runs at once.
+    """Count this thread as a Dask task: `evaluate` and torch, where it is loaded, use the threads of one task.
 
-    The number of threads belongs to the process, so it is remembered when the first task enters
-    and set back when the last one leaves. ``HRTEM_DASK_TASK_THREADS`` asks for more per task, for
-    workers that have several cores and one thread.
+    That is 1, or what ``HRTEM_DASK_TASK_THREADS`` says, for workers that have several cores and
+    one thread. `evaluate` finds out by itself whether it runs in a Dask task; this is for pools
+    without Dask, and for other work of torch. Torch's number belongs to the process, so it is
+    remembered when the first task enters and set back when the last one leaves.
     """
-    import torch
+    with as_task():
+        if "torch" not in sys.modules:
+            yield
+            return
+        import torch
 
-    wanted = _wanted_threads()
-    with _Threads.lock:
-        if _Threads.holders == 0:
-            _Threads.before = torch.get_num_threads()
-        _Threads.holders += 1
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
+        wanted = task_threads()
         with _Threads.lock:
-            _Threads.holders -= 1
             if _Threads.holders == 0:
-                torch.set_num_threads(_Threads.before)
+                _Threads.before = torch.get_num_threads()
+            _Threads.holders += 1
+            torch.set_num_threads(wanted)
+        try:
+            yield
+        finally:
+            with _Threads.lock:
+                _Threads.holders -= 1
+                if _Threads.holders == 0:
+                    torch.set_num_threads(_Threads.before)
