@@ -18,12 +18,16 @@ def moments(block: np.ndarray) -> np.ndarray:
     >>> moments(np.array([[1.0, 3.0], [np.nan, np.inf]])).tolist()
     [2.0, 2.0, 2.0]
     """
-    values = np.asarray(block, dtype=np.float64)
-    values = values[np.isfinite(values)]
+    values = np.asarray(block)
+    if values.dtype.kind == "f":
+        known = np.isfinite(values)
+        if not known.all():
+            values = values[known]
     if not values.size:
         return np.zeros(3)
-    mean = values.mean()
-    return np.array([values.size, mean, np.square(values - mean).sum()])
+    mean = values.mean(dtype=np.float64)
+    deviation = np.subtract(values, mean, dtype=np.float64).ravel()
+    return np.array([values.size, mean, np.square(deviation, out=deviation).sum()])
 
 
 def combine(parts: np.ndarray) -> np.ndarray:
@@ -54,5 +58,10 @@ def zscore(block: np.ndarray, mean: float, std: float) -> np.ndarray:
     """
     if not std > CONSTANT * abs(mean):
         return np.zeros(block.shape, dtype=np.float32)
-    out = (np.asarray(block, dtype=np.float64) - mean) / std
-    return np.where(np.isfinite(out), out, 0.0).astype(np.float32)
+    out = np.subtract(block, mean, dtype=np.float64)
+    out /= std
+    out = out.astype(np.float32)
+    unknown = ~np.isfinite(out)
+    if unknown.any():
+        out[unknown] = 0
+    return out

@@ -23,6 +23,8 @@ __all__ = ["LOBES", "axis_matrix", "input_range", "resample", "resample_block", 
 LOBES = 3
 #: part of the kernel's weight that must fall on finite samples for an output sample to be known
 KNOWN = 0.5
+#: rows that are transposed at a time
+STRIP = 32
 
 
 def support(ratio: float) -> int:
@@ -51,8 +53,8 @@ def input_range(start: int, stop: int, ratio: float, n: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def axis_matrix(n: int, ratio: float, start: int, stop: int, first: int = 0, last: int | None = None
-                ) -> sparse.csr_matrix:
+def axis_matrix(n: int, ratio: float, start: int, stop: int, first: int = 0, last: int | None = None,
+                dtype: str = "float64") -> sparse.csr_matrix:
     """Weights that make the output samples start ... stop - 1 of an axis.
 
     Parameters
@@ -65,6 +67,8 @@ def axis_matrix(n: int, ratio: float, start: int, stop: int, first: int = 0, las
         Range of output samples. One that lies beyond the last input sample repeats the last.
     first, last : int, optional
         Range of the input samples at hand; by default all. It must hold `input_range`.
+    dtype : str
+        "float64" or "float32".
 
     Returns
     -------
@@ -94,7 +98,7 @@ def axis_matrix(n: int, ratio: float, start: int, stop: int, first: int = 0, las
         weights[abs(weights) < 1e-15] = 0.0
         weights /= weights.sum(axis=1, keepdims=True)
     rows, columns = np.nonzero(weights)
-    entries = (weights[rows, columns], (rows, taps[rows, columns] - first))
+    entries = (weights[rows, columns].astype(dtype), (rows, taps[rows, columns] - first))
     return sparse.csr_matrix(entries, shape=(stop - start, last - first))
 
 
@@ -123,23 +127,50 @@ def resample_block(
 
     Returns
     -------
-    ndarray, float64, shape (rows, columns)
-        The output samples; nan where less than half of the kernel's weight is known.
+    ndarray, shape (rows, columns)
+        The output samples; nan where less than half of the kernel's weight is known. float32 where
+        that holds every value of the block's dtype, else float64.
     """
-    block = np.asarray(block, dtype=np.float64)
-    a = axis_matrix(shape[0], ratio[0], *rows, origin[0], origin[0] + block.shape[0])
-    b = axis_matrix(shape[1], ratio[1], *columns, origin[1], origin[1] + block.shape[1])
-    known = np.isfinite(block)
-    if known.all():
-        return _apply(a, b, block)
-    total = _apply(a, b, np.where(known, block, 0.0))
-    weight = _apply(a, b, known.astype(np.float64))
-    weight[abs(weight - 1) < 1e-12] = 1.0
+    block = np.asarray(block)
+    dtype = np.float32 if np.can_cast(block.dtype, np.float32, "safe") else np.float64
+    known = None if block.dtype.kind in "biu" else np.isfinite(block)
+    axes = [(shape[k], ratio[k], *out, origin[k], origin[k] + block.shape[k])
+            for k, out in enumerate((rows, columns))]
+    block = block.astype(dtype)
+    if known is None or known.all():
+        return _apply(axes, block)
+    total = _apply(axes, np.where(known, block, dtype(0)))
+    weight = _apply(axes, known.astype(dtype))
+    weight[abs(weight - 1) < 8 * np.finfo(dtype).eps] = 1
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight >= KNOWN)
 
 
-def _apply(a: sparse.csr_matrix, b: sparse.csr_matrix, block: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray((b @ np.ascontiguousarray((a @ block).T)).T)
+def _apply(axes: list[tuple[int, float, int, int, int, int]], block: np.ndarray) -> np.ndarray:
+    """Resample along both axes; each in the order in which the larger array need not be turned round."""
+    finer = axes[0][1] < 1
+    if finer:
+        block = _columns(axes[1], block)
+    _, ratio, start, stop, first, last = axes[0]
+    if ratio == 1 and stop <= last:
+        block = block[start - first:stop - first]
+    else:
+        block = axis_matrix(*axes[0], block.dtype.name) @ block
+    return np.ascontiguousarray(block if finer else _columns(axes[1], block))
+
+
+def _columns(axis: tuple[int, float, int, int, int, int], block: np.ndarray) -> np.ndarray:
+    _, ratio, start, stop, first, last = axis
+    if ratio == 1 and stop <= last:
+        return block[:, start - first:stop - first]
+    return _turned(axis_matrix(*axis, block.dtype.name) @ _turned(block))
+
+
+def _turned(block: np.ndarray) -> np.ndarray:
+    """The transpose, contiguous; strip by strip, which stays in the cache and takes a quarter of the time."""
+    out = np.empty(block.shape[::-1], block.dtype)
+    for i in range(0, len(block), STRIP):
+        out[:, i:i + STRIP] = block[i:i + STRIP].T
+    return out
 
 
 def resample(
