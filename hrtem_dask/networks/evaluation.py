@@ -35,6 +35,17 @@ ALL = (True, True, True, True)
 GPU_SHARE = 0.7
 #: planes smaller than this are evaluated without a look at the memory there is [byte]
 SMALL = 2**26
+#: planes up to this size stay with the thread that evaluated them, for its next image [byte]; msdnet.cpp says so
+KEPT = 2**30
+
+
+class _Kept(threading.local):
+    """Memory that the compiled evaluation has on this thread and can use again [byte]."""
+
+    bytes = 0
+
+
+_kept = _Kept()
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,15 @@ def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges)
     # A side that is no edge of the frame gets the network's padding too: its halo is trimmed.
     if not compiled.suits(weights):
         return _torch(weights, image, device, edges)
-    return compiled.evaluate(weights, image, threads=threads_here())
+    try:
+        return compiled.evaluate(weights, image, threads=threads_here())
+    finally:
+        planes = _planes_bytes(weights, image)
+        _kept.bytes = planes if planes < KEPT else 0
+
+
+def _planes_bytes(weights: MSDWeights, image: np.ndarray) -> int:
+    return 4 * weights.final.shape[1] * image[0].size
 
 
 #: name -> backend
@@ -226,11 +245,11 @@ def evaluate_many(
 
 def _in_parts(backend: Backend, weights: MSDWeights, image: np.ndarray, device: str, edges: Edges,
               halo: int | None) -> np.ndarray:
-    planes = weights.final.shape[1]
-    look = device == "cpu" and 4 * planes * image[0].size > SMALL
+    look = device == "cpu" and _planes_bytes(weights, image) > max(SMALL, _kept.bytes)
     out = evaluate_in_parts(
         lambda part, sides: backend.run(weights, part, device, sides), image, edges,
-        weights.receptive_radius if halo is None else halo, planes=planes, available=available_memory if look else None)
+        weights.receptive_radius if halo is None else halo, planes=weights.final.shape[1],
+        available=(lambda: available_memory() + _kept.bytes) if look else None)
     return np.ascontiguousarray(out, dtype=np.float32)
 
 
