@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import InputError, MissingInputError
-from .core.machine import available_cores
+from .core.machine import available_cores, available_memory
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["connect", "dashboard_link"]
+__all__ = ["connect", "dashboard_link", "local_workers"]
 
 log = logging.getLogger(__name__)
 CHOICES = '"local", "threads", "cuda", "slurm:FILE.yaml", "tcp://HOST:PORT" or "scheduler-file:PATH"'
-#: memory that one worker should have at least [byte]
-WORKER_MEMORY = 1 << 30
+#: memory that one worker should have at least [byte]: a tile with its planes takes about 1 GB, its frames and
+#: what is imported some hundred MB, and Dask pauses a worker at 80 % of its limit
+WORKER_MEMORY = 2 << 30
+#: part of the memory there is that the workers may share
+SHARE = 0.9
 
 
 @contextlib.contextmanager
@@ -33,7 +36,8 @@ def connect(where: str = "local", *, workers: int | None = None, timeout: float 
     Parameters
     ----------
     where : str
-        ``"local"``: one process a core on this machine. ``"threads"``: threads of this process.
+        ``"local"``: one process a core on this machine, fewer where there is little memory
+        (`local_workers`). ``"threads"``: threads of this process.
         ``"cuda"``: one process a GPU (extra ``gpu``). ``"slurm:FILE.yaml"``: jobs of a Slurm
         cluster, the file holds the arguments of ``dask_jobqueue.SLURMCluster`` and ``jobs``
         (extra ``hpc``). ``"tcp://HOST:PORT"`` or ``"scheduler-file:PATH"``: a running scheduler.
@@ -115,17 +119,39 @@ def _reach(how: dict[str, str], where: str, timeout: float) -> Client:
                          "check that it runs and that the port is open") from error
 
 
+def local_workers(workers: int | None = None) -> tuple[int, int]:
+    """Number of worker processes on this machine, one thread each, and the memory limit of each [byte].
+
+    One a core that this process may use, but no more than can have 2 GiB each; together they get
+    90 % of the memory that is free now. `workers` sets the number instead.
+
+    Examples
+    --------
+    >>> local_workers(3)[0]
+    3
+    """
+    free = available_memory()
+    n = workers or max(1, min(available_cores(), free // WORKER_MEMORY))
+    limit = int(SHARE * free / n)
+    if limit < WORKER_MEMORY / 2:
+        log.warning("each of %d worker(s) has %.2f GB of memory; a tile takes about 1 GB: ask for fewer workers, or "
+                    "set a smaller tile= in segment", n, limit / 1e9)
+    return n, limit
+
+
 def _local_cluster(processes: bool, workers: int | None) -> Any:
-    """One single-threaded process a core, since Python code and small kernels hold each other up in threads."""
-    import psutil
+    """One single-threaded process a core, since Python code and small kernels hold each other up in threads.
+
+    Dask's nanny holds the threads of BLAS and OpenMP in these processes to one.
+    """
     from distributed import LocalCluster
 
-    cores = workers or available_cores()
-    if processes and workers is None:
-        cores = max(1, min(cores, int(psutil.virtual_memory().available // WORKER_MEMORY)))
-    options: dict[str, Any] = {"n_workers": cores, "threads_per_worker": 1, "processes": True}
-    if not processes:
-        options = {"n_workers": 1, "threads_per_worker": cores, "processes": False, "memory_limit": 0}
+    if processes:
+        n, limit = local_workers(workers)
+        options: dict[str, Any] = {"n_workers": n, "threads_per_worker": 1, "processes": True, "memory_limit": limit}
+    else:
+        options = {"n_workers": 1, "threads_per_worker": workers or available_cores(), "processes": False,
+                   "memory_limit": 0}
     return LocalCluster(dashboard_address=_dashboard(), silence_logs=logging.ERROR, **options)
 
 

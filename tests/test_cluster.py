@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import dask.array as da
+import numpy as np
 import pytest
 
 from hrtem_dask.cluster import connect, dashboard_link
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.core.machine import available_cores
+from hrtem_dask.kernels.msdnet import compiled
+from hrtem_dask.kernels.msdnet.weights import MSDWeights
 
 
 def test_threads_and_local_processes() -> None:
-    import os
-
     with connect("threads", workers=2) as client:
         assert sum(client.nthreads().values()) == 2
         assert client.submit(os.getpid).result() == os.getpid()
@@ -97,3 +101,117 @@ def test_slurm_file_and_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         file.write_text(text)
         with pytest.raises(InputError, match=message), connect(f"slurm:{file}"):
             pass
+
+
+def network() -> MSDWeights:
+    rng = np.random.default_rng(0)
+    layers = tuple(rng.normal(size=(1, 1 + i, 3, 3)).astype(np.float32) / 3 for i in range(6))
+    return MSDWeights(layers, tuple(np.zeros(1, np.float32) for _ in layers),
+                      rng.normal(size=(2, 7)).astype(np.float32), np.zeros(2, np.float32), tuple(range(1, 11)), "zeros")
+
+
+FRAMES = np.random.default_rng(1).normal(size=(6, 90, 70)).astype(np.float32)
+
+
+def logits_and_threads(frames: np.ndarray) -> np.ndarray:
+    """A user's own task: evaluates without a word about threads, and tells how many there were."""
+    import torch
+
+    from hrtem_dask.networks import evaluate, evaluation
+
+    real, told = (compiled.evaluate, evaluation.torch_planes.evaluate), []
+    compiled.evaluate = lambda *args, threads, **kw: told.append(threads) or real[0](*args, threads=threads, **kw)
+    evaluation.torch_planes.evaluate = (
+        lambda *args, **kw: told.append(torch.get_num_threads()) or real[1](*args, **kw))
+    try:
+        logits = np.stack([evaluate(network(), frame[None], device="cpu") for frame in frames])
+        evaluate(network(), frames[:1], backend="torch", device="cpu")
+    finally:
+        compiled.evaluate, evaluation.torch_planes.evaluate = real
+    return np.concatenate([logits.reshape(len(frames), -1), np.full((len(frames), 1), max(told))], axis=1)
+
+
+@pytest.fixture(scope="module")
+def alone() -> np.ndarray:
+    """What one thread gives, without Dask."""
+    if not compiled.instruction_sets():
+        pytest.skip(compiled.why_not())
+    return np.stack([compiled.evaluate(network(), frame[None], threads=1).ravel() for frame in FRAMES])
+
+
+def in_tasks(**how: str) -> np.ndarray:
+    tasks = da.from_array(FRAMES, chunks=(1, -1, -1)).map_blocks(
+        logits_and_threads, drop_axis=2, dtype=np.float32, chunks=((1,) * 6, (2 * 90 * 70 + 1,)))
+    return tasks.compute(**how)
+
+
+@pytest.fixture(scope="module")
+def two_processes_with_two_threads() -> Iterator[object]:
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0") as cluster, \
+            Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "sync", "processes", "distributed", "distributed in this process"])
+def test_a_task_of_any_scheduler_has_one_thread_and_gives_the_same(
+        scheduler: str, alone: np.ndarray, request: pytest.FixtureRequest) -> None:
+    if scheduler == "distributed":
+        found = in_tasks(scheduler=request.getfixturevalue("two_processes_with_two_threads"))
+    elif scheduler == "distributed in this process":
+        with connect("threads", workers=3) as client:
+            found = in_tasks(scheduler=client)
+    else:
+        # one at a time, because the tasks of threads would each put back what another put in place
+        found = in_tasks(scheduler=scheduler, num_workers=1 if scheduler == "threads" else 2)
+    assert (found[:, -1] == 1).all()
+    np.testing.assert_array_equal(found[:, :-1], alone)
+
+
+def test_outside_tasks_every_core_is_used(alone: np.ndarray) -> None:
+    assert logits_and_threads(FRAMES)[0, -1] == available_cores() or available_cores() == 1
+    np.testing.assert_array_equal(logits_and_threads(FRAMES)[:, :-1], alone)
+
+
+@pytest.mark.parametrize("where", ["threads", "processes", "distributed"])
+def test_segment_is_the_same_to_the_bit_wherever_it_runs(where: str, request: pytest.FixtureRequest) -> None:
+    from hrtem_dask import segment
+    from hrtem_dask.core.calibration import make_movie
+
+    counts = np.random.default_rng(2).poisson(40, (5, 150, 200)).astype(np.uint16)
+    lazy = segment(make_movie(da.from_array(counts, chunks=(1, 100, 200)), pixel_size=0.45), "au-particles", tile=64,
+                   device="cpu")
+    expected = lazy.compute(scheduler="sync")
+    assert float(expected.std()) > 0
+    how = request.getfixturevalue("two_processes_with_two_threads") if where == "distributed" else where
+    np.testing.assert_array_equal(lazy.compute(scheduler=how), expected)
+
+
+def test_workers_hold_the_libraries_to_one_thread() -> None:
+    def libraries() -> tuple[list[str | None], set[int]]:
+        import threadpoolctl
+
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        np.ones((2, 2)) @ np.ones((2, 2))
+        return [os.environ.get(n) for n in names], {p["num_threads"] for p in threadpoolctl.threadpool_info()}
+
+    with connect("local", workers=1) as client:
+        variables, pools = client.submit(libraries).result()
+        assert variables == ["1", "1", "1"]
+        assert pools <= {1}
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [
+    (4, 16.0, (4, 3.6)), (8, 8.0, (4, 1.8)), (16, 64.0, (16, 3.6)), (2, 1.0, (1, 0.9)), (4, 0.2, (1, 0.18)),
+])
+def test_workers_share_the_memory_there_is(
+        monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: float, expected: tuple[int, float]) -> None:
+    """A worker needs room for a tile and its frames; a laptop with little memory gets fewer of them."""
+    from hrtem_dask import cluster
+
+    monkeypatch.setattr(cluster, "available_cores", lambda: cores)
+    monkeypatch.setattr(cluster, "available_memory", lambda: int(gigabytes * 2**30))
+    workers, memory = cluster.local_workers()
+    assert (workers, memory / 2**30) == (expected[0], pytest.approx(expected[1], rel=0.01))
+    assert cluster.local_workers(3)[0] == 3
