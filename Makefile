@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --progress-bar on --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow bench lint setup clean
 demo: $(VENV)/.core
 	$(BIN)/hrtem-dask demo --out demo
 
@@ -19,6 +19,11 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# writes benchmarks/RESULTS.md; close everything else first. BENCH="kernel --threads 2" runs a part
+bench: $(VENV)/.dev
+	$(PIP_INSTALL) -e ".[bench]"
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
