@@ -1,66 +1,38 @@
 """Recipes: what is simulated, as a YAML file with units, checked before anything runs."""
-# `span` and `scalar` declare fields as dataclasses.field does
+# `span`, `scalar` and `choice` declare fields as dataclasses.field does
 # ruff: noqa: RUF009
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ..core.errors import InputError, MissingInputError
+from .keys import Span, describe_section, read_section, scalar, span, unknown
 
-__all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Span", "load_recipe", "shipped_recipes"]
+__all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Span", "describe_recipe", "load_recipe",
+           "shipped_recipes"]
 
 FOLDER = Path(__file__).parent / "recipes"
-SCALES = ("linear", "log")
-
-
-@dataclass(frozen=True)
-class Span:
-    """A range that a parameter is drawn from, uniformly in itself or in its logarithm."""
-
-    low: float
-    high: float
-    scale: str = "linear"
-
-    def draw(self, rng: np.random.Generator) -> float:
-        """Draw one value."""
-        if self.scale == "log":
-            return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
-        return float(rng.uniform(self.low, self.high))
-
-    def draw_integer(self, rng: np.random.Generator) -> int:
-        """Draw one whole number, both ends included."""
-        return int(rng.integers(int(self.low), int(self.high) + 1))
-
-
-def span(low: float, high: float, units: str, *, scale: str = "linear", bounds: tuple[float, float]) -> Any:
-    """Declare a range: its default, its unit, how it is drawn, and what is allowed."""
-    return field(default=Span(low, high, scale), metadata={"units": units, "bounds": bounds})
-
-
-def scalar(value: float, units: str, *, bounds: tuple[float, float]) -> Any:
-    """Declare a single number: its default, its unit and what is allowed."""
-    return field(default=value, metadata={"units": units, "bounds": bounds})
 
 
 @dataclass(frozen=True)
 class Field:
     """One simulated field of view and its multislice; periodic in y and x."""
 
-    box: float = scalar(192.0, "angstrom", bounds=(20, 2000))
-    wave_sampling: float = scalar(0.3, "angstrom", bounds=(0.02, 0.35))
-    stored_sampling: float = scalar(0.5, "angstrom", bounds=(0.02, 0.6))
-    slice_thickness: float = scalar(2.0, "angstrom", bounds=(0.2, 5))
-    energy: float = scalar(300.0, "kV", bounds=(20, 1500))
+    box: float = scalar(192.0, "angstrom", "side of the field", bounds=(20, 2000))
+    wave_sampling: float = scalar(0.3, "angstrom", "of the multislice, whose antialiasing keeps 2/3 of Nyquist",
+                                  bounds=(0.02, 1))
+    stored_sampling: float = scalar(0.5, "angstrom", "of the stored wave, which keeps all up to Nyquist",
+                                    bounds=(0.02, 1.5))
+    slice_thickness: float = scalar(2.0, "angstrom", "of the multislice", bounds=(0.2, 5))
+    energy: float = scalar(300.0, "kV", "of the electrons", bounds=(20, 1500))
 
     @property
     def wave_points(self) -> int:
@@ -79,53 +51,60 @@ class Field:
 class Particles:
     """Gold particles: how many, how large, in what shape, where."""
 
-    empty_fraction: float = scalar(0.08, "1", bounds=(0, 1))
-    number: Span = span(1, 20, "1", bounds=(0, 1000))
-    coverage: Span = span(0.03, 0.40, "1", bounds=(0, 0.9))
-    diameter: Span = span(10, 80, "angstrom", scale="log", bounds=(4, 1000))
-    elongation: Span = span(1.0, 1.5, "1", bounds=(1, 4))
-    height: Span = span(0.5, 1.1, "1", bounds=(0.1, 3))
-    twin_fraction: float = scalar(0.25, "1", bounds=(0, 1))
-    touching_fraction: float = scalar(0.15, "1", bounds=(0, 1))
-    thermal_displacement: Span = span(0.07, 0.16, "angstrom", bounds=(0, 1))
+    empty_fraction: float = scalar(0.08, "1", "fields without any particle", bounds=(0, 1))
+    number: Span = span(1, 20, "1", "at most so many in a field", bounds=(0, 1000))
+    coverage: Span = span(0.03, 0.40, "1", "particles are placed until their discs cover this part of the field",
+                          bounds=(0, 0.9))
+    diameter: Span = span(10, 80, "angstrom", "mean diameter in projection", scale="log", bounds=(4, 1000))
+    elongation: Span = span(1.0, 1.5, "1", "longest over shortest axis in the plane", bounds=(1, 4))
+    height: Span = span(0.5, 1.1, "1", "height over mean diameter: cut by planes across the beam", bounds=(0.1, 3))
+    twin_fraction: float = scalar(0.25, "1", "particles with one {111} twin plane", bounds=(0, 1))
+    touching_fraction: float = scalar(0.15, "1", "particles that may overlap a neighbour in projection", bounds=(0, 1))
+    thermal_displacement: Span = span(0.07, 0.16, "angstrom", "rms along one axis", bounds=(0, 1))
 
 
 @dataclass(frozen=True)
 class Film:
     """The amorphous carbon film."""
 
-    absent_fraction: float = scalar(0.05, "1", bounds=(0, 1))
-    thickness: Span = span(20, 120, "angstrom", bounds=(1, 2000))
-    density: float = scalar(0.09, "atoms/angstrom^3", bounds=(0.01, 0.12))
-    roughness: Span = span(0.0, 6.0, "angstrom", bounds=(0, 100))
-    roughness_length: Span = span(8, 40, "angstrom", scale="log", bounds=(2, 1000))
+    absent_fraction: float = scalar(0.05, "1", "fields without a film", bounds=(0, 1))
+    thickness: Span = span(20, 120, "angstrom", "mean thickness", bounds=(1, 2000))
+    density: float = scalar(0.09, "atoms/angstrom^3", "of carbon", bounds=(0.01, 0.12))
+    roughness: Span = span(0.0, 6.0, "angstrom", "rms height of either surface", bounds=(0, 100))
+    roughness_length: Span = span(8, 40, "angstrom", "correlation length of the surface", scale="log",
+                                  bounds=(2, 1000))
 
 
 @dataclass(frozen=True)
 class Imaging:
     """Microscope and camera, drawn anew for every image."""
 
-    pixel_size: Span = span(0.1, 0.8, "angstrom", scale="log", bounds=(0.02, 2))
-    dose: Span = span(10, 5000, "electrons/angstrom^2", scale="log", bounds=(0.01, 1e7))
-    defocus: Span = span(0, 3000, "angstrom", bounds=(0, 1e5))
-    overfocus_fraction: float = scalar(0.12, "1", bounds=(0, 1))
-    corrected_fraction: float = scalar(0.4, "1", bounds=(0, 1))
-    cs_corrected: Span = span(-0.03, 0.03, "millimetre", bounds=(-10, 10))
-    cs: Span = span(0.3, 1.2, "millimetre", bounds=(-10, 10))
-    focal_spread: Span = span(20, 80, "angstrom", bounds=(0, 1000))
-    convergence: Span = span(0.0, 0.4, "milliradian", bounds=(0, 10))
-    astigmatism: Span = span(0, 100, "angstrom", bounds=(0, 1e4))
-    aperture_fraction: float = scalar(0.8, "1", bounds=(0, 1))
-    aperture: Span = span(0.35, 1.0, "1/angstrom", bounds=(0.05, 3))
-    absorption_fraction: float = scalar(0.7, "1", bounds=(0, 1))
-    absorption_length: Span = span(120, 1500, "angstrom", scale="log", bounds=(10, 1e5))
-    blur: Span = span(0.0, 1.0, "angstrom", bounds=(0, 20))
-    drift: Span = span(0.0, 2.0, "angstrom", bounds=(0, 50))
-    illumination: Span = span(0.0, 0.12, "1", bounds=(0, 0.9))
-    mtf_scale: Span = span(0.3, 0.7, "nyquist", bounds=(0.05, 10))
-    mtf_power: Span = span(2.0, 3.0, "1", bounds=(0.5, 10))
-    mtf_floor: Span = span(0.0, 0.1, "1", bounds=(0, 0.9))
-    hot_pixels: Span = span(0, 4, "1", bounds=(0, 1000))
+    pixel_size: Span = span(0.1, 0.8, "angstrom", "of the camera", scale="log", bounds=(0.02, 2))
+    dose: Span = span(10, 5000, "electrons/angstrom^2", "of one image; a focal series shares it", scale="log",
+                      bounds=(0.01, 1e7))
+    defocus: Span = span(0, 3000, "angstrom", "underfocus", bounds=(0, 1e5))
+    overfocus_fraction: float = scalar(0.12, "1", "images with the other sign, up to a third of the range",
+                                       bounds=(0, 1))
+    corrected_fraction: float = scalar(0.4, "1", "images from an aberration-corrected microscope", bounds=(0, 1))
+    cs_corrected: Span = span(-0.03, 0.03, "millimetre", "spherical aberration, corrected", bounds=(-10, 10))
+    cs: Span = span(0.3, 1.2, "millimetre", "spherical aberration of the others", bounds=(-10, 10))
+    focal_spread: Span = span(20, 80, "angstrom", "1/e width", bounds=(0, 1000))
+    convergence: Span = span(0.0, 0.4, "milliradian", "1/e half angle of the illumination", bounds=(0, 10))
+    astigmatism: Span = span(0, 100, "angstrom", "two-fold, C12, in any direction", bounds=(0, 1e4))
+    coma: Span = span(0, 0, "angstrom", "residual axial coma, C21, in any direction", bounds=(0, 1e5))
+    aperture_fraction: float = scalar(0.8, "1", "images with an objective aperture", bounds=(0, 1))
+    aperture: Span = span(0.35, 1.0, "1/angstrom", "its radius", bounds=(0.05, 3))
+    absorption_fraction: float = scalar(0.7, "1", "images where gold also absorbs", bounds=(0, 1))
+    absorption_length: Span = span(120, 1500, "angstrom", "intensity falls by 1/e in so much gold", scale="log",
+                                   bounds=(10, 1e5))
+    blur: Span = span(0.0, 1.0, "angstrom", "sigma of the vibration", bounds=(0, 20))
+    drift: Span = span(0.0, 2.0, "angstrom", "length of a straight drift during the exposure", bounds=(0, 50))
+    illumination: Span = span(0.0, 0.12, "1", "change of the beam's intensity across the frame", bounds=(0, 0.9))
+    mtf_scale: Span = span(0.3, 0.7, "nyquist", "MTF = floor + (1 - floor) / (1 + (k / scale)^power)",
+                           bounds=(0.05, 10))
+    mtf_power: Span = span(2.0, 3.0, "1", "how steeply the MTF falls", bounds=(0.5, 10))
+    mtf_floor: Span = span(0.0, 0.1, "1", "what the MTF falls to", bounds=(0, 0.9))
+    hot_pixels: Span = span(0, 4, "1", "in a frame", bounds=(0, 1000))
 
 
 @dataclass(frozen=True)
@@ -154,7 +133,7 @@ class Recipe:
     @property
     def wave_digest(self) -> str:
         """SHA-256 of the numbers that the stored waves depend on."""
-        return digest_of({k: v for k, v in self.to_dict().items() if k in ("field", "particles", "film")})
+        return digest_of({k: v for k, v in self.to_dict().items() if k not in ("name", "imaging")})
 
 
 def digest_of(content: dict[str, Any]) -> str:
@@ -204,7 +183,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     unknown(content, ["name", *SECTIONS], "the recipe")
     if not isinstance(content.get("name"), str):
         raise InputError(f"the recipe's name is {content.get('name')!r}; expected a line such as 'name: au-particles'")
-    sections = {key: _section(kind, content.get(key) or {}, key) for key, kind in SECTIONS.items()}
+    sections = {key: read_section(kind, content.get(key) or {}, key) for key, kind in SECTIONS.items()}
     return Recipe(content["name"], **sections)
 
 
@@ -223,51 +202,14 @@ def _read(source: str | Path) -> dict[str, Any]:
     return content
 
 
-def unknown(content: Mapping[str, Any], known: list[str], where: str) -> None:
-    """Refuse keys that mean nothing, and name the nearest that does."""
-    for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {known}"
-            raise InputError(f"{where} has the unknown key {key!r}; {hint}")
+def describe_recipe(recipe: Recipe) -> str:
+    """Say of every key of a recipe what it holds, in which unit, what is allowed, and what it means.
 
-
-def _section(kind: type, content: Mapping[str, Any], where: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise InputError(f"{where} is {content!r}; expected keys such as {[f.name for f in fields(kind)][:3]}")
-    unknown(content, [f.name for f in fields(kind)], where)
-    values = {}
-    for f in fields(kind):
-        read = _span if isinstance(f.default, Span) else _number
-        values[f.name] = read(content.get(f.name, f.default), f.default, f.metadata, f"{where}.{f.name}")
-    return kind(**values)
-
-
-def _number(value: Any, _default: float, meta: Mapping[str, Any], where: str) -> float:
-    low, high = meta["bounds"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InputError(f"{where} is {value!r}; expected one number from {low} to {high} [{meta['units']}]")
-    return float(value)
-
-
-def _span(value: Any, default: Span, meta: Mapping[str, Any], where: str) -> Span:
-    """Read [low, high] or {low, high, scale}."""
-    low, high = meta["bounds"]
-    expected = f"expected [low, high] within {low} to {high} [{meta['units']}], low not above high"
-    if isinstance(value, Span):
-        value = [value.low, value.high]
-    if isinstance(value, Mapping):
-        unknown(value, ["low", "high", "scale"], where)
-    else:
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise InputError(f"{where} is {value!r}; {expected}")
-        value = {"low": value[0], "high": value[1]}
-    scale = value.get("scale", default.scale)
-    ends = value.get("low"), value.get("high")
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in ends)
-    if not numbers or not low <= ends[0] <= ends[1] <= high:
-        raise InputError(f"{where} is {list(ends)!r}; {expected}")
-    if scale not in SCALES or (scale == "log" and ends[0] <= 0):
-        raise InputError(f"{where} is drawn with scale {scale!r} from {ends[0]!r}; expected one of {SCALES}, "
-                         f"and a range above 0 for 'log'")
-    return Span(float(ends[0]), float(ends[1]), scale)
+    Examples
+    --------
+    >>> print(describe_recipe(load_recipe("au-particles")).splitlines()[1])
+    field.box                      192                    angstrom              20 to 2000            side of the field
+    """
+    rows = [row for key in SECTIONS for row in describe_section(getattr(recipe, key), key)]
+    head = f"recipe {recipe.name!r}: key, value or range, unit, allowed values, meaning"
+    return "\n".join([head, *(f"{k:<30} {v:<22} {u or '-':<21} {a:<21} {about}" for k, v, u, a, about in rows)])
