@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -34,6 +35,8 @@ __all__ = ["ArraySpec", "create_store", "frame_spec", "open_store", "read_json",
 CHUNK = 512
 #: wanted uncompressed size of one shard [byte]
 SHARD_BYTES = 8 << 20
+#: frames of more pixels are cut into shards of this side [pixel], so that no task holds a whole one
+FRAME_PIXELS, SIDE = 1 << 24, 2048
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,11 @@ class ArraySpec:
 
 def frame_spec(
     name: str, dims: Sequence[str], shape: Sequence[int], dtype: Any, *, frames_per_shard: int | None = None,
-    attrs: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, Any] | None = None, blocks: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> ArraySpec:
     """Lay out an array whose first axis is ``frame``: whole frames in a shard, 512² pixels in a chunk.
+
+    Frames of more than 16 million pixels have shards of 2048² pixels.
 
     Parameters
     ----------
@@ -74,6 +79,8 @@ def frame_spec(
         By default as many as make a shard of about 8 MB, at least 1.
     attrs : mapping, optional
         Attributes of the array.
+    blocks : (sequence of int, sequence of int), optional
+        Blocks along y and x in which a large frame comes; where they are even, shards are one each.
 
     Returns
     -------
@@ -85,13 +92,31 @@ def frame_spec(
     (5, 1024, 1024)
     """
     shape = tuple(int(n) for n in shape)
-    chunks = (1,) * (len(shape) - 2) + tuple(min(CHUNK, n) for n in shape[-2:])
+    sides = tuple(min(CHUNK, n) for n in shape[-2:])
+    inner = tuple(-(-n // c) * c for n, c in zip(shape[-2:], sides, strict=True))
+    if shape[-2] * shape[-1] > FRAME_PIXELS:
+        sides, inner = zip(*(_cut(n, b) for n, b in zip(shape[-2:], blocks or ((), ()), strict=True)), strict=True)
+    chunks = (*(1,) * (len(shape) - 2), *sides)
     if frames_per_shard is None:
         frame_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
         frames_per_shard = max(1, min(shape[0], SHARD_BYTES // max(frame_bytes, 1)))
-    inner = tuple(-(-n // c) * c for n, c in zip(shape[1:], chunks[1:], strict=True))
-    return ArraySpec(name, tuple(dims), shape, np.dtype(dtype).name, chunks, (int(frames_per_shard), *inner),
-                     dict(attrs or {}))
+    return ArraySpec(name, tuple(dims), shape, np.dtype(dtype).name, chunks,
+                     (int(frames_per_shard), *shape[1:-2], *inner), dict(attrs or {}))
+
+
+def _cut(n: int, blocks: Sequence[int]) -> tuple[int, int]:
+    """Sides of a chunk and of a shard along an axis of n pixels, a shard to a block where that can be.
+
+    Examples
+    --------
+    >>> _cut(32768, (1920,) * 17 + (128,)), _cut(32768, (1627,) * 20 + (228,)), _cut(9000, (3000, 1000, 5000))
+    ((480, 1920), (1627, 1627), (512, 2048))
+    """
+    even = bool(blocks) and len(set(blocks[:-1])) <= 1 and blocks[-1] <= blocks[0]
+    if even and CHUNK <= blocks[0] <= 2 * SIDE:
+        parts = range(-(-blocks[0] // CHUNK), blocks[0] // (CHUNK // 2) + 1)
+        return next((blocks[0] // k for k in parts if blocks[0] % k == 0), blocks[0]), blocks[0]
+    return min(CHUNK, n), min(SIDE, -(-n // CHUNK) * CHUNK)
 
 
 def create_store(
@@ -226,12 +251,17 @@ def remove_shards(path: str | Path, files: Mapping[str, int | None]) -> None:
 def write_movie(path: str | Path, movie: xr.DataArray, *, name: str = "movie", **extra: xr.DataArray) -> None:
     """Write a movie and arrays of the same frames beside it, shard by shard; computes.
 
+    Lazy arrays are computed by the current Dask client, else by threads of this process, and every
+    task writes what it computed: no more than a few shards are in memory at a time, however large
+    a frame is. The workers must see the path.
+
     Parameters
     ----------
     path : path
         Folder of the new store; an existing store there is replaced.
     movie : DataArray, dims (frame, ..., y, x)
-        What `open_movie` gives back when it opens this store.
+        What `open_movie` gives back when it opens this store: a movie, or what `segment` or
+        `label_particles` return.
     name : str
         Name of the array.
     **extra : DataArray
@@ -247,16 +277,38 @@ def write_movie(path: str | Path, movie: xr.DataArray, *, name: str = "movie", *
     9
     """
     arrays = {name: movie, **{k: v for k, v in extra.items() if v.ndim >= 3}}
-    specs = [frame_spec(k, a.dims, a.shape, a.dtype, attrs=a.attrs) for k, a in arrays.items()]
+    specs = [frame_spec(k, a.dims, a.shape, a.dtype, attrs=a.attrs, blocks=a.chunks[-2:] if a.chunks else None)
+             for k, a in arrays.items()]
     coords = {str(k): v.variable for a in (movie, *extra.values()) for k, v in a.coords.items()}
     coords |= {k: v.variable for k, v in extra.items() if v.ndim < 3}
     attrs = record(movie.attrs, "write_movie", versions=versions())
     create_store(path, specs, coords=coords, attrs={k: v for k, v in attrs.items() if k == "provenance"})
+    waiting = []
     for spec in specs:
-        step = spec.shards[0]
-        for i in range(0, spec.shape[0], step):
-            part = arrays[spec.name].isel(frame=slice(i, i + step)).compute(scheduler="synchronous")
-            write_shards(path, spec.name, part.values, (i, *[0] * (len(spec.shape) - 1)))
+        data = arrays[spec.name].data
+        if dask.is_dask_collection(data):
+            waiting.append(_lazy_writes(path, spec, data))
+            continue
+        for start in itertools.product(*(range(0, n, s) for n, s in zip(spec.shape, spec.shards, strict=True))):
+            write_shards(path, spec.name, data[tuple(slice(i, i + s) for i, s in zip(start, spec.shards, strict=True))],
+                         start)
+    dask.compute(*waiting)
+
+
+def _lazy_writes(path: str | Path, spec: ArraySpec, data: Any) -> Any:
+    """A task a shard, which writes it and leaves one number behind."""
+    blocks = data.rechunk(spec.shards)
+    return blocks.map_blocks(_write_block, str(Path(path).absolute()), spec.name, spec.shards, dtype=np.int64,
+                             chunks=tuple((1,) * n for n in blocks.numblocks),
+                             meta=np.empty((0,) * blocks.ndim, np.int64))
+
+
+def _write_block(block: np.ndarray, path: str, name: str, shards: tuple[int, ...],
+                 block_id: tuple[int, ...] | None = None) -> np.ndarray:
+    if block_id is None:  # dask asks for the meta
+        return np.empty((0,) * block.ndim, np.int64)
+    files = write_shards(path, name, block, tuple(i * s for i, s in zip(block_id, shards, strict=True)))
+    return np.full((1,) * block.ndim, sum(size or 0 for size in files.values()), np.int64)
 
 
 def open_store(path: str | Path) -> xr.Dataset:
