@@ -1,27 +1,37 @@
-"""The graph behind `segment`: from the chunks of a movie to tiles of probability."""
+"""The graph behind `segment`: one task a tile, and where a frame has several tiles, its statistics.
+
+A task takes the chunks of the movie that its window meets as they are and cuts the window out of
+them itself: slicing and joining as tasks of their own would make four times as many of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import convert_legacy_graph
-from dask.base import clone_key
+from dask._task_spec import Task, TaskRef, convert_legacy_graph
+from dask.base import clone_key, tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ..kernels.normalise import combine
-from ..kernels.tiles import Layout, Tile, segment_tile, tile_moments
+from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile
 from ..networks.evaluation import evaluate, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
 
-__all__ = ["Network", "assemble", "source_of"]
+__all__ = ["Network", "assemble", "count_unknown"]
 
 #: size of one chunk of the result [byte]; longer chunks along `frame` are split
 CHUNK = 256 * 2**20
+Range = tuple[int, int]
 
 
 class Network:
@@ -36,36 +46,163 @@ class Network:
 
     @classmethod
     def of(cls, model: Model, device: str, backend: str) -> Network:
+        """Pack a model for the way to the workers."""
         return cls(pack_weights(model.weights), len(model.classes), device, backend)
 
 
-def source_of(movie: xr.DataArray, model: Model) -> da.Array:
-    """The pixels as (frame, channel, y, x), with chunks along frame that keep results small."""
-    data = movie.data if isinstance(movie.data, da.Array) else da.from_array(np.asarray(movie.data))
-    if data.ndim == 3:
-        data = data[:, None]
-    size = 4 * len(model.classes) * data.shape[2] * data.shape[3]
-    most = max(1, CHUNK // size)
-    frames = [c for chunk in data.chunks[0] for c in _split(chunk, most)]
-    return data if tuple(frames) == data.chunks[0] else data.rechunk({0: tuple(frames)})
+class Frames(NamedTuple):
+    """Frames that go through a task together: a chunk of the movie along ``frame``, or a part of it."""
+
+    chunk: int
+    part: slice
+    count: int
 
 
-def _split(n: int, most: int) -> list[int]:
-    parts = math.ceil(n / most)
-    return [n * (i + 1) // parts - n * i // parts for i in range(parts)] if n else []
+@dataclass(frozen=True)
+class Cut:
+    """How a rectangle of a frame is put together from the chunks that it meets.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Channels, rows and columns of the rectangle.
+    chunks : tuple of tuple of int
+        Index of each chunk along the axes after ``frame``.
+    places : tuple of (tuple of slice, tuple of slice)
+        For each chunk, the pixels of the rectangle that it fills and those of the chunk that
+        they come from.
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    places: tuple[tuple[tuple[slice, ...], tuple[slice, ...]], ...]
+
+    @classmethod
+    def of(cls, chunks: tuple[tuple[int, ...], ...], y: Range, x: Range) -> Cut:
+        """Cut all channels of some rows and columns out of the chunks along the axes after ``frame``."""
+        ranges = [(0, sum(c)) for c in chunks[:-2]] + [y, x]
+        axes = [_meeting(c, r) for c, r in zip(chunks, ranges, strict=True)]
+        found = [()]
+        for axis in axes:
+            found = [(*before, one) for before in found for one in axis]
+        return cls(
+            (*([1] if len(chunks) == 2 else []), *(b - a for a, b in ranges)),
+            tuple(tuple(one[0] for one in each) for each in found),
+            tuple((tuple(one[1] for one in each), tuple(one[2] for one in each)) for each in found),
+        )
+
+    def refs(self, source: da.Array, frames: Frames) -> Iterator[TaskRef]:
+        """Refer to the chunks of some frames."""
+        return (TaskRef((source.name, frames.chunk, *c)) for c in self.chunks)
+
+    def take(self, blocks: tuple[np.ndarray, ...], part: slice) -> np.ndarray:
+        """Put the rectangle (frame, channel, y, x) together; a view where one chunk holds it all."""
+        if len(blocks) == 1:
+            out = blocks[0][(part, *self.places[0][1])]
+        else:
+            axes = self.shape[-len(self.chunks[0]):]
+            out = np.empty((len(blocks[0][part]), *axes), np.result_type(*blocks))
+            for block, (there, here) in zip(blocks, self.places, strict=True):
+                out[(slice(None), *there)] = block[(part, *here)]
+        return out.reshape(len(out), *self.shape)
 
 
-def assemble(source: da.Array, layout: Layout, network: Network) -> da.Array:
+def _meeting(chunks: tuple[int, ...], wanted: Range) -> list[tuple[int, slice, slice]]:
+    """Chunks of an axis that hold some of the wanted range: index, where it goes, where it comes from."""
+    found, start = [], 0
+    for i, n in enumerate(chunks):
+        a, b = max(start, wanted[0]), min(start + n, wanted[1])
+        if a < b:
+            found.append((i, slice(a - wanted[0], b - wanted[0]), slice(a - start, b - start)))
+        start += n
+    return found
+
+
+def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
+    """Probabilities (frame, class, y, x) of a movie, a chunk a group of frames and tile."""
+    source = _lazy(movie)
+    groups = _groups(source, network.classes)
     tiles = layout.tiles
-    flat = [t for row in tiles for t in row]
-    statistics = None
-    if len(flat) > 1:
-        # one chunk a frame stays until its last tile is done anyway; several are better read twice
-        several = len(source.chunks[2]) * len(source.chunks[3]) > 1
-        first = _again(source) if several else source
-        statistics = _combined([_tile_statistics(first, t) for t in flat])
-    rows = [da.concatenate([_tile(source, t, network, statistics) for t in row], axis=3) for row in tiles]
-    return rows[0] if len(rows) == 1 else da.concatenate(rows, axis=2)
+    statistics = _statistics(source, layout, groups) if len(tiles) * len(tiles[0]) > 1 else None
+    name = f"segment-{tokenize(source.name, layout, network.options, [g.count for g in groups])}"
+    payload = TaskRef(network.payload.key)
+    jobs = [((r, c), SegmentJob(tile, Cut.of(source.chunks[1:], tile.y.read, tile.x.read), **network.options))
+            for r, row in enumerate(tiles) for c, tile in enumerate(row)]
+    graph = {}
+    for i, frames in enumerate(groups):
+        moments = TaskRef((statistics.name, i, 0, 0)) if statistics is not None else None
+        for (r, c), job in jobs:
+            key = (name, i, 0, r, c)
+            graph[key] = Task(key, _segment_task, job, frames.part, payload, moments, *job.cut.refs(source, frames))
+    inputs = [source, network.payload] + ([statistics] if statistics is not None else [])
+    chunks = (tuple(g.count for g in groups), (network.classes,), _sizes(layout.y.cuts), _sizes(layout.x.cuts))
+    return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=inputs), name, chunks,
+                    meta=np.empty((0, 0, 0, 0), np.float32))
+
+
+def count_unknown(movie: xr.DataArray) -> da.Array:
+    """Pixels that are not finite, a frame."""
+    source = _lazy(movie)
+    if source.dtype.kind != "f":
+        return da.zeros(source.shape[0], dtype=np.int64, chunks=(source.chunks[0],))
+    token = tokenize(source.name)
+    name, part_name = f"unknown-pixels-{token}", f"unknown-pixels-chunk-{token}"
+    graph = {}
+    for i in range(source.numblocks[0]):
+        keys = [(part_name, i, *rest) for rest in np.ndindex(source.numblocks[1:])]
+        for key in keys:
+            graph[key] = Task(key, _unknown_task, TaskRef((source.name, *key[1:])))
+        graph[name, i] = Task((name, i), _sum_task, *(TaskRef(k) for k in keys))
+    return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name, (source.chunks[0],),
+                    dtype=np.int64)
+
+
+def _lazy(movie: xr.DataArray) -> da.Array:
+    return movie.data if isinstance(movie.data, da.Array) else da.from_array(np.asarray(movie.data))
+
+
+def _sizes(cuts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(np.diff(cuts).tolist())
+
+
+def _groups(source: da.Array, classes: int) -> list[Frames]:
+    """Group the frames as the chunks of the movie do, in parts where the results would be too large."""
+    most = max(1, CHUNK // (4 * classes * source.shape[-2] * source.shape[-1]))
+    groups = []
+    for i, n in enumerate(source.chunks[0]):
+        parts = math.ceil(n / most)
+        ends = [n * k // parts for k in range(parts + 1)]
+        groups += [Frames(i, slice(a, b), b - a) for a, b in pairwise(ends)]
+    return groups
+
+
+def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Array:
+    """Moments (frame, channel, 3) of whole frames.
+
+    One chunk a frame stays until its last tile is done anyway, and one task sums over it. Several
+    are better read twice, region by region, than kept until the last of them has come.
+    """
+    token = tokenize(source.name, layout, [g.count for g in groups])
+    name, part_name = f"frame-statistics-{token}", f"frame-statistics-region-{token}"
+    several = any(n > 1 for n in source.numblocks[1:])
+    graph = {}
+    if several:
+        source = _again(source)
+        jobs = [RegionJob(layout, r, Cut.of(source.chunks[1:], r[0].read, r[1].read)) for r in layout.regions]
+    else:
+        whole = FrameJob(layout, Cut.of(source.chunks[1:], (0, layout.y.n), (0, layout.x.n)))
+    for i, frames in enumerate(groups):
+        key = (name, i, 0, 0)
+        if several:
+            keys = [(part_name, i, k) for k in range(len(jobs))]
+            for k, job in zip(keys, jobs, strict=True):
+                graph[k] = Task(k, _region_task, job, frames.part, *job.cut.refs(source, frames))
+            graph[key] = Task(key, _combine_task, *(TaskRef(k) for k in keys))
+        else:
+            graph[key] = Task(key, _frame_task, whole, frames.part, *whole.cut.refs(source, frames))
+    channels = 1 if source.ndim == 3 else source.shape[1]
+    return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name,
+                    (tuple(g.count for g in groups), (channels,), (3,)), meta=np.empty((0, 0, 0)))
 
 
 def _again(source: da.Array) -> da.Array:
@@ -74,62 +211,73 @@ def _again(source: da.Array) -> da.Array:
     That is what `dask.graph_manipulation.clone` is for; in dask 2026.7 it renames the keys of a
     materialised layer, as slicing makes them, but not the references inside, and so shares all.
     """
+    rename = lru_cache(None)(lambda name: clone_key(name, "hrtem-dask-statistics"))
     graph = convert_legacy_graph(dict(source.dask))
-    names = {k: clone_key(k, "hrtem-dask-statistics") for k in graph}
+    names = {k: (rename(k[0]), *k[1:]) if isinstance(k, tuple) else rename(k) for k in graph}
     tasks = {names[k]: v.substitute(names, key=names[k]) for k, v in graph.items()}
-    name = clone_key(source.name, "hrtem-dask-statistics")
+    name = rename(source.name)
     return da.Array(HighLevelGraph.from_collections(name, tasks), name, source.chunks, meta=source._meta)
 
 
-def _cut(source: da.Array, y: tuple[int, int], x: tuple[int, int]) -> da.Array:
-    """A window as one chunk per group of frames: explicit, so no chunk of the caller matters."""
-    part = source[:, :, slice(*y), slice(*x)]
-    return part if part.numblocks[1:] == (1, 1, 1) else part.rechunk({1: -1, 2: -1, 3: -1})
+class FrameJob(NamedTuple):
+    """What the statistics of whole frames take."""
+
+    layout: Layout
+    cut: Cut
 
 
-def _tile_statistics(source: da.Array, tile: Tile) -> da.Array:
-    part = _cut(source, tile.y.read_own, tile.x.read_own)
-    return da.map_blocks(
-        _statistics_task, part, tile=tile, dtype=np.float64, drop_axis=3,
-        chunks=(part.chunks[0], part.chunks[1], (3,)), meta=np.empty((0, 0, 0)),
-    )
+class RegionJob(NamedTuple):
+    """What the statistics of one region take."""
+
+    layout: Layout
+    region: Any
+    cut: Cut
 
 
-def _combined(parts: list[da.Array]) -> da.Array:
-    """Moments (frame, channel, 1, 3) of whole frames."""
-    return da.map_blocks(_combine_task, *parts, dtype=np.float64, new_axis=2, meta=np.empty((0, 0, 0, 0)),
-                         chunks=(parts[0].chunks[0], parts[0].chunks[1], (1,), (3,)))
+class SegmentJob(NamedTuple):
+    """What the segmentation of one tile takes, beside pixels and weights."""
+
+    tile: Tile
+    cut: Cut
+    sha256: str
+    device: str
+    backend: str
 
 
-def _tile(source: da.Array, tile: Tile, network: Network, statistics: da.Array | None) -> da.Array:
-    part = _cut(source, tile.y.read, tile.x.read)
-    inputs = (part,) if statistics is None else (part, statistics)
-    classes = network.classes
-    return da.map_blocks(
-        _segment_task, *inputs, tile=tile, payload=network.payload, **network.options, dtype=np.float32,
-        chunks=(part.chunks[0], (classes,), (tile.y.core[1] - tile.y.core[0],), (tile.x.core[1] - tile.x.core[0],)),
-        meta=np.empty((0, 0, 0, 0), np.float32),
-    )
+def _unknown_task(block: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(~np.isfinite(block), axis=tuple(range(1, block.ndim)))
 
 
-def _statistics_task(block: np.ndarray, tile: Tile) -> np.ndarray:
-    return np.stack([tile_moments(frame, tile) for frame in block])
+def _sum_task(*counts: np.ndarray) -> np.ndarray:
+    return np.sum(counts, axis=0)
+
+
+def _frame_task(job: FrameJob, part: slice, *blocks: np.ndarray) -> np.ndarray:
+    return np.stack([frame_moments(frame, job.layout) for frame in job.cut.take(blocks, part)])
+
+
+def _region_task(job: RegionJob, part: slice, *blocks: np.ndarray) -> np.ndarray:
+    return np.stack([region_moments(frame, job.layout, job.region) for frame in job.cut.take(blocks, part)])
 
 
 def _combine_task(*parts: np.ndarray) -> np.ndarray:
-    return combine(np.stack(parts))[:, :, None]
+    return combine(np.stack(parts))
 
 
-def _segment_task(block: np.ndarray, moments: np.ndarray | None = None, *, tile: Tile, payload: bytes, sha256: str,
-                  device: str, backend: str) -> np.ndarray:
-    weights = cached_weights(payload, sha256)
+def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndarray | None, *blocks: np.ndarray
+                  ) -> np.ndarray:
+    weights = cached_weights(payload, job.sha256)
     with one_thread():
-        where = resolve_device(device)
+        where = resolve_device(job.device)
 
         def run(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
-            return evaluate(weights, image, backend=backend, device=where, edges=edges)
+            return evaluate(weights, image, backend=job.backend, device=where, edges=edges)
 
-        return np.stack([
-            segment_tile(frame, tile, run, None if moments is None else moments[i, :, 0])
-            for i, frame in enumerate(block)
-        ])
+        frames = job.cut.take(blocks, part)
+        out = None
+        for i, frame in enumerate(frames):
+            one = segment_tile(frame, job.tile, run, None if moments is None else moments[i])
+            if out is None:
+                out = np.empty((len(frames), *one.shape), one.dtype)
+            out[i] = one
+        return out

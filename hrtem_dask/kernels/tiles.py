@@ -1,7 +1,8 @@
 """Segmentation of one tile: where it reads, what it computes, what it keeps.
 
 Three grids meet here: the camera's, the network's, and the tiles. All are anchored at pixel (0, 0)
-of the frame, so a tile is a function of the frame and the layout alone.
+of the frame, so a tile is a function of the frame and the layout alone. So are the regions that the
+mean and standard deviation of a frame are summed over, which no tile has a say in.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from . import normalise
-from .resample import input_range, resample_block, resampled_size
+from .blend import Windows, blend
+from .resample import input_range, resample_block, resampled_size, support
 
-__all__ = ["Axis", "Layout", "Tile", "segment_tile", "softmax", "tile_moments", "tile_size"]
+__all__ = ["Axis", "Layout", "Piece", "Tile", "blended_tile_size", "frame_moments", "region_moments", "segment_tile",
+           "softmax", "tile_size"]
 
 log = logging.getLogger(__name__)
 
 #: memory of the planes of one tile [byte]
 MEMORY = 768 * 2**20
-Evaluate = Callable[[np.ndarray, tuple[bool, bool, bool, bool]], np.ndarray]
+#: side of the regions that statistics are summed over [network pixel]; less where those pixels are large
+REGION = 2048
+#: rows that are normalised at once, so that their float64 copies stay small
+STRIP = 256
+ALL = (True, True, True, True)
+Edges = tuple[bool, bool, bool, bool]
+Evaluate = Callable[[np.ndarray, Edges], np.ndarray]
 
 
 def tile_size(planes: int, halo: int) -> int:
@@ -41,6 +51,29 @@ def tile_size(planes: int, halo: int) -> int:
     return int(min(2048, max(256, side // 128 * 128)))
 
 
+def blended_tile_size(window: int) -> int:
+    """Side of a tile [network pixel] whose windows are blended; a multiple of their step.
+
+    A tile of k steps meets k + 1 windows an axis (k + 2 where it is resampled). With 16 steps that
+    is 13 % (27 %) more than one pass over the whole frame would evaluate. Only one window's planes
+    are held at a time, so the size does not depend on the network.
+
+    Examples
+    --------
+    >>> blended_tile_size(256), blended_tile_size(512), blended_tile_size(2048)
+    (2048, 4096, 4096)
+    """
+    step = max(1, window // 2)
+    return max(step, min(4096, max(2048, 16 * step)) // step * step)
+
+
+class Piece(NamedTuple):
+    """Range of network pixels along one axis, and the camera pixels that they are made of."""
+
+    own: tuple[int, int]
+    read: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of the layout: camera pixels, network pixels and tiles.
@@ -55,12 +88,18 @@ class Axis:
         Side of a tile [network pixel].
     halo : int
         Network pixels that the network sees beyond those a tile keeps.
+    taper : str, optional
+        Blend overlapping windows with this weight instead of trimming a halo.
+    window : int
+        Side of those windows [network pixel].
     """
 
     n: int
     ratio: float
     tile: int
     halo: int
+    taper: str | None = None
+    window: int = 0
 
     @property
     def size(self) -> int:
@@ -68,8 +107,19 @@ class Axis:
         return resampled_size(self.n, self.ratio)
 
     @property
+    def windows(self) -> Windows | None:
+        """The windows that are blended, if any."""
+        return Windows(self.size, self.window, self.taper) if self.taper else None
+
+    @property
     def cuts(self) -> tuple[int, ...]:
         """Camera pixels at which tiles begin, and the end of the axis."""
+        if self.taper:
+            # a cut lies just so far behind the first pixel of a window that interpolation needs none before it
+            behind = 0 if self.ratio == 1 else support(1 / self.ratio)
+            count = max(1, math.ceil(self.size / self.tile - 0.25))
+            inner = {math.ceil((i * self.tile + behind) * self.ratio) for i in range(1, count)}
+            return (0, *sorted(i for i in inner if 0 < i < self.n), self.n)
         step = max(1, round(self.tile * self.ratio))
         # a frame that is hardly larger than a tile is one tile
         count = max(1, math.ceil(self.n / step - 0.25))
@@ -80,15 +130,22 @@ class Axis:
         """Every tile along this axis."""
         return [self._span(a, b) for a, b in pairwise(self.cuts)]
 
+    @property
+    def regions(self) -> list[Piece]:
+        """Ranges of network pixels that statistics are summed over: a function of the frame alone."""
+        side = max(256, int(REGION / max(1.0, self.ratio)))
+        count = max(1, math.ceil(self.size / side - 0.25))
+        ends = [self.size * i // count for i in range(count + 1)]
+        return [Piece(own, input_range(*own, self.ratio, self.n)) for own in pairwise(ends)]
+
     def _span(self, start: int, stop: int) -> Span:
         back = 1 / self.ratio if self.ratio != 1 else 1.0
         need = input_range(start, stop, back, self.size)
-        window = max(0, need[0] - self.halo), min(self.size, need[1] + self.halo)
-        # a network pixel belongs to the tile that holds it: all pixels are counted once
-        own = (min(self.size, math.ceil(start / self.ratio - 1e-9)),
-               self.size if stop == self.n else min(self.size, math.ceil(stop / self.ratio - 1e-9)))
-        return Span((start, stop), need, window, input_range(*window, self.ratio, self.n), own,
-                    input_range(*own, self.ratio, self.n) if own[1] > own[0] else (start, start + 1))
+        if self.windows:
+            window = self.windows.reach(*need)
+        else:
+            window = max(0, need[0] - self.halo), min(self.size, need[1] + self.halo)
+        return Span((start, stop), need, window, input_range(*window, self.ratio, self.n))
 
 
 @dataclass(frozen=True)
@@ -97,10 +154,8 @@ class Span:
 
     core: tuple[int, int]         # camera pixels of the result
     need: tuple[int, int]         # network pixels that the core is interpolated from
-    window: tuple[int, int]       # network pixels that are evaluated: need and halo
+    window: tuple[int, int]       # network pixels that are evaluated: need and halo, or all windows that meet need
     read: tuple[int, int]         # camera pixels that the window is made of
-    own: tuple[int, int]          # network pixels that count in the statistics of this tile
-    read_own: tuple[int, int]     # camera pixels that those are made of
 
 
 @dataclass(frozen=True)
@@ -123,7 +178,14 @@ class Layout:
     @property
     def tiles(self) -> list[list[Tile]]:
         """Tiles by row and column."""
-        return [[Tile(self, y, x) for x in self.x.spans] for y in self.y.spans]
+        columns = self.x.spans
+        return [[Tile(self, y, x) for x in columns] for y in self.y.spans]
+
+    @property
+    def regions(self) -> list[tuple[Piece, Piece]]:
+        """Regions (y, x) of the statistics, row by row."""
+        columns = self.x.regions
+        return [(y, x) for y in self.y.regions for x in columns]
 
 
 @dataclass(frozen=True)
@@ -141,18 +203,34 @@ class Tile:
         return y[0] == 0, y[1] == self.layout.y.size, x[0] == 0, x[1] == self.layout.x.size
 
 
-def tile_moments(block: np.ndarray, tile: Tile) -> np.ndarray:
-    """Moments (channel, 3) of a tile's own network pixels.
+def _to_network(plane: np.ndarray, layout: Layout, rows: tuple[int, int], columns: tuple[int, int],
+                origin: tuple[int, int]) -> np.ndarray:
+    """Network pixels of a part of a frame that begins at ``origin``; those that are unknown are not finite."""
+    if layout.ratio == (1, 1):
+        return plane[rows[0] - origin[0]:rows[1] - origin[0], columns[0] - origin[1]:columns[1] - origin[1]]
+    return resample_block(plane, layout.shape, layout.ratio, rows, columns, origin)
 
-    ``block`` (channel, y, x) holds the camera pixels ``tile.y.read_own`` and ``tile.x.read_own``.
+
+def region_moments(block: np.ndarray, layout: Layout, region: tuple[Piece, Piece]) -> np.ndarray:
+    """Moments (channel, 3) of the network pixels of one region.
+
+    ``block`` (channel, y, x) holds the camera pixels ``region[0].read`` and ``region[1].read``.
     """
-    if tile.y.own[0] == tile.y.own[1] or tile.x.own[0] == tile.x.own[1]:
-        return np.zeros((len(block), 3))
-    origin = tile.y.read_own[0], tile.x.read_own[0]
-    return np.stack([
-        normalise.moments(resample_block(plane, tile.layout.shape, tile.layout.ratio, tile.y.own, tile.x.own, origin))
-        for plane in block
-    ])
+    y, x = region
+    origin = y.read[0], x.read[0]
+    return np.stack([_moments(_to_network(plane, layout, y.own, x.own, origin)) for plane in block])
+
+
+def _moments(fine: np.ndarray) -> np.ndarray:
+    """Moments of an array; numpy sums a part of a larger array in another order than a copy of it."""
+    return normalise.moments(np.ascontiguousarray(fine))
+
+
+def frame_moments(block: np.ndarray, layout: Layout) -> np.ndarray:
+    """Moments (channel, 3) of a whole frame (channel, y, x): those of its regions, in their order."""
+    return normalise.combine(np.stack([
+        region_moments(block[:, slice(*y.read), slice(*x.read)], layout, (y, x)) for y, x in layout.regions
+    ]))
 
 
 def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.ndarray | None = None) -> np.ndarray:
@@ -167,10 +245,10 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
     tile : Tile
         The tile.
     evaluate : callable
-        ``evaluate(image, edges)`` → logits (class, y, x) of the normalised window.
+        ``evaluate(image, edges)`` → logits (class, y, x) of a normalised window.
     moments : ndarray, shape (channel, 3), optional
-        Count, mean and sum of squared deviations of each image of the frame; by default those
-        of the window, which is right where the window is the whole frame.
+        Count, mean and sum of squared deviations of each image of the frame, as `frame_moments`
+        gives them; may be left out where the block is the whole frame.
 
     Returns
     -------
@@ -181,14 +259,36 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
     unknown = block.size - np.count_nonzero(np.isfinite(block))
     if unknown:
         log.warning("%d of %d pixels of a frame are not finite; they are left out", unknown, block.size)
+    image = _normalised(block, tile, moments)
+
+    def probabilities(window: np.ndarray, edges: Edges) -> np.ndarray:
+        return softmax(evaluate(window, edges))
+
+    if layout.y.windows:
+        windows, origin = (layout.y.windows, layout.x.windows), (ys.window[0], xs.window[0])
+        # nothing is trimmed here, and how a side inside the frame is padded is up to the backend: so a window
+        # is an image of its own with the network's padding on all sides, which every backend does alike
+        alone = blend(image, origin, windows, ys.need, xs.need, lambda window, edges: probabilities(window, ALL))
+        return _to_camera(alone, tile)
+    rows, columns = (slice(s.need[0] - s.window[0], s.need[1] - s.window[0]) for s in (ys, xs))
+    return _to_camera(probabilities(image, tile.edges)[:, rows, columns], tile)
+
+
+def _normalised(block: np.ndarray, tile: Tile, moments: np.ndarray | None) -> np.ndarray:
+    """What the network sees of a tile: its window on the network's grid, as z-scores of the frame; float32."""
+    layout, ys, xs = tile.layout, tile.y, tile.x
     image = np.empty((len(block), ys.window[1] - ys.window[0], xs.window[1] - xs.window[0]), dtype=np.float32)
     for k, plane in enumerate(block):
-        fine = resample_block(plane, layout.shape, layout.ratio, ys.window, xs.window, (ys.read[0], xs.read[0]))
-        own = normalise.moments(fine) if moments is None else moments[k]
-        image[k] = normalise.zscore(fine, *normalise.mean_and_std(own))
-    logits = evaluate(image, tile.edges)
-    rows, columns = (slice(s.need[0] - s.window[0], s.need[1] - s.window[0]) for s in (ys, xs))
-    return _to_camera(softmax(logits[:, rows, columns]), tile)
+        fine = _to_network(plane, layout, ys.window, xs.window, (ys.read[0], xs.read[0]))
+        if moments is None:
+            own = normalise.combine(np.stack([_moments(fine[slice(*y.own), slice(*x.own)])
+                                              for y, x in layout.regions]))
+        else:
+            own = moments[k]
+        mean, std = normalise.mean_and_std(own)
+        for a in range(0, len(fine), STRIP):
+            image[k, a:a + STRIP] = normalise.zscore(fine[a:a + STRIP], mean, std)
+    return image
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
