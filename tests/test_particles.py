@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from dask._task_spec import convert_legacy_graph
 
-from hrtem_dask import analyse_particles
+from hrtem_dask import analyse_particles, label_particles
+from hrtem_dask.analysis import particles as module
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
 from hrtem_dask.core.schema import PARTICLES
+from hrtem_dask.kernels import tally as squares_module
 from hrtem_dask.kernels.particle import figure1_panels, measure_particles
 
 PX = 0.5
@@ -152,6 +155,128 @@ def test_what_does_not_match_is_refused():
         analyse_particles(movie.expand_dims(defocus=[1.0]), probability, labels=labels)
     with pytest.raises(CalibrationError, match="pixel size"):
         analyse_particles(make_movie(movie.values), probability, labels=labels)
+
+
+@pytest.fixture(scope="module")
+def large_scene() -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """One frame of 300 x 260 pixels: discs with fringes, one with a hole, a frame-wide bar, specks, and a spiral."""
+    rng = np.random.default_rng(11)
+    i, j = np.mgrid[:300, :260]
+    mask = np.zeros(i.shape, bool)
+    for y, x, radius in ((50, 50, 24), (100, 98, 20), (199, 60, 22), (150, 200, 30), (0, 130, 15), (249, 249, 21)):
+        mask |= np.hypot(i - y, j - x) < radius
+    mask &= np.hypot(i - 150, j - 200) > 6
+    mask[280:288] = True
+    mask[(rng.random(mask.shape) < 0.0003)] = True
+    fringe = np.cos(2 * np.pi * 0.49 * PX * j) + 0.7 * np.cos(2 * np.pi * 0.49 * PX * i)
+    counts = rng.poisson(60 + 14 * fringe * mask)[None].astype(np.uint16)
+    movie = make_movie(counts, pixel_size=PX, frame=[4], time=[2.0])
+    p = np.where(mask, rng.uniform(0.55, 1, mask.shape), rng.uniform(0, 0.45, mask.shape)).astype(np.float32)
+    probability = movie.copy(data=p[None])
+    return movie, label_particles(probability), probability
+
+
+@pytest.fixture
+def squares(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Frames of any size are large, and the squares small."""
+    monkeypatch.setattr(module, "PARTITION_PIXELS", 0)
+    monkeypatch.setattr(squares_module, "TILE", 100)
+    return 100
+
+
+def whole(movie: xr.DataArray, labels: xr.DataArray, probability: xr.DataArray, **options) -> pd.DataFrame:
+    return measure_particles(movie.values[0], probability.values[0], labels.values[0], dy=PX, dx=PX, frame=4, time=2.0,
+                             **options)
+
+
+def test_large_frames_give_the_same_numbers_bit_for_bit(large_scene, squares):
+    movie, labels, probability = large_scene
+    expected = whole(movie, labels, probability, tile=squares)
+    assert (expected.n_pairs >= 2).sum() >= 5
+    for chunks in ((1, 300, 260), (1, 41, 77)):
+        lazy = [a.chunk(dict(zip(a.dims, chunks, strict=True))) for a in (movie, probability, labels)]
+        for given in (None, lazy[2]):
+            table = analyse_particles(lazy[0], lazy[1], labels=given)
+            assert isinstance(table, dd.DataFrame)
+            assert table.npartitions == 1
+            found = table.compute(scheduler="synchronous").reset_index(drop=True)
+            pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    in_memory = analyse_particles(movie, probability).compute(scheduler="synchronous").reset_index(drop=True)
+    pd.testing.assert_frame_equal(in_memory, expected, check_exact=True)
+
+
+def test_only_the_spots_of_particles_wider_than_a_square_depend_on_squares(large_scene):
+    movie, labels, probability = large_scene
+    small, large = (whole(movie, labels, probability, tile=tile) for tile in (100, 4096))
+    shapes = [c for c in small if c not in ("n_pairs", "peak_ratio", "zone_axis_score", "probability")]
+    pd.testing.assert_frame_equal(small[shapes], large[shapes], check_exact=True)
+    np.testing.assert_allclose(small.probability, large.probability, rtol=1e-14)
+    side = np.array([np.ptp(np.argwhere(labels.values[0] == n), axis=0).max() + 1 for n in small.particle])
+    wide = side + 2 * 17 > 100  # 17 pixels are the margin of a cut-out
+    assert wide.sum() == 1  # the bar
+    pd.testing.assert_frame_equal(small[~wide], large[~wide], rtol=1e-14)
+
+
+def test_shapes_agree_with_a_plain_calculation(large_scene, squares):
+    movie, labels, probability = large_scene
+    table = analyse_particles(movie, probability).compute(scheduler="synchronous").set_index("particle")
+    assert table.index.tolist() == list(range(1, int(labels.max()) + 1))
+    for n, row in table.iterrows():
+        i, j = np.nonzero(labels.values[0] == n)
+        p = probability.values[0][i, j].astype(np.float64)
+        moments = np.cov(np.stack([i, j]) * PX, bias=True).reshape(2, 2) + np.eye(2) * PX**2 / 12
+        axes = 4 * np.sqrt(np.linalg.eigvalsh(moments))
+        got = row[["y", "x", "area", "minor_axis", "major_axis", "probability"]].astype(float)
+        np.testing.assert_allclose(got, [i.mean() * PX, j.mean() * PX, i.size * PX**2, *axes, p.mean()], rtol=1e-10)
+        edge = (i == 0) | (j == 0) | (i == 299) | (j == 259)
+        assert row.touches_border == edge.any()
+
+
+def test_min_area_and_thresholds_of_large_frames_are_those_of_label_particles(large_scene, squares):
+    movie, _, probability = large_scene
+    labels = label_particles(probability, threshold=0.6, min_area=2.0)
+    expected = whole(movie, labels, probability, tile=squares)
+    found = analyse_particles(movie, probability, threshold=0.6, min_area=2.0).compute(scheduler="synchronous")
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected)
+    assert len(found) < labels.size
+    labels = labels.copy(data=labels.values * 7 - 1)  # gaps, and -1 where there is nothing, as a campaign stores it
+    sparse = analyse_particles(movie, probability, labels=labels).compute(scheduler="synchronous")
+    assert sparse.particle.tolist() == (7 * expected.particle - 1).tolist()
+    shown = [c for c in expected if c != "particle"]
+    pd.testing.assert_frame_equal(sparse[shown].reset_index(drop=True), expected[shown])
+    nothing = analyse_particles(movie, probability * 0).compute(scheduler="synchronous")
+    pd.testing.assert_frame_equal(nothing, PARTICLES.empty())
+
+
+def test_no_task_of_a_large_frame_waits_for_pixels_of_all_of_it():
+    def refuse(*_, **__):
+        raise AssertionError("something was computed")
+
+    chunks = (1, 1), (2048,) * 5, (2048,) * 6
+    data = da.map_blocks(refuse, chunks=chunks, dtype=np.float32, meta=np.zeros((0, 0, 0), "f4"))
+    movie = make_movie(data, pixel_size=PX)
+    table = analyse_particles(movie, movie.copy(data=data + 1))
+    assert table.npartitions == 2
+    graph = convert_legacy_graph(dict(table.__dask_graph__()))
+    needs: dict[str, set[str]] = {}
+    counts: dict[str, int] = {}
+    for key, task in graph.items():
+        stage = str(key[0] if isinstance(key, tuple) else key).split("-")
+        if stage[0] == "particles":
+            needs.setdefault(stage[1], set()).update(
+                d[0].split("-")[1] if d[0].startswith("particles-") else "pixels" for d in task.dependencies
+                if isinstance(d, tuple))
+            counts[stage[1]] = max(counts.get(stage[1], 0), len(task.dependencies))
+    assert needs["found"] == {"counted"}
+    assert needs["table"] == {"spots"}
+    assert needs["spots"] == {"part"}
+    assert needs["survey"] == {"pixels"}
+    assert needs["part"] == {"pixels", "runs"}
+    assert counts["survey"] == 2  # a block of the probability, and the options
+    assert counts["spots"] == 5  # four parts
+    # the movie is read for the second pass only after the first, and again: no pixel waits in between
+    reading = [t for t in graph.values() if any(str(d).startswith("particles-found") for d in t.dependencies)]
+    assert len(reading) >= 2 * 30
 
 
 def test_figure_1_has_four_panels_that_belong_together():
