@@ -149,18 +149,20 @@ def on_fresh_workers(work: Callable[[Any], dict[str, Any]], workers: int) -> dic
 
 
 def measure(side: int, layout: str, model: str, *, workers: int, folder: Path, stages: tuple[str, ...] = STAGES,
-            seed: int = 1) -> list[dict[str, Any]]:
-    """Run the stages for one frame; a row a stage."""
+            seed: int = 1, say: Callable[[dict[str, Any]], None] = lambda row: None) -> list[dict[str, Any]]:
+    """Run the stages for one frame; a row a stage, each of which is also given to ``say`` when it is there."""
     work = Path(tempfile.mkdtemp(prefix="gigapixel-", dir=folder))
     try:
         source = work / "movie.zarr"
         chunks = LAYOUTS[layout](side)
         made = on_fresh_workers(lambda client: make_source(source, side, chunks, client, seed), workers)
         rows = [{"side": side, "layout": layout, "stage": "make"} | made]
+        say(rows[-1])
         network = model_of(model)
         for stage in stages:
             result = on_fresh_workers(lambda _, stage=stage: run_stage(stage, work, source, network), workers)
             rows.append({"side": side, "layout": layout, "stage": stage} | result)
+            say(rows[-1])
         return rows
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -191,8 +193,8 @@ def main(arguments: list[str] | None = None) -> None:
     for side in options.sides:
         for layout in options.layouts:
             rows += measure(side, layout, options.model, workers=options.workers, folder=options.folder,
-                            stages=tuple(options.stages))
-            print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+                            stages=tuple(options.stages),
+                            say=lambda row: print(markdown([row]).splitlines()[-1], flush=True))
     print(markdown(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
