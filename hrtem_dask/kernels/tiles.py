@@ -293,8 +293,10 @@ def _normalised(block: np.ndarray, tile: Tile, moments: np.ndarray | None) -> np
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the first axis, float32."""
-    e = np.exp(logits - logits.max(axis=0))
-    return (e / e.sum(axis=0)).astype(np.float32)
+    e = np.subtract(logits, logits.max(axis=0), dtype=np.float32)
+    np.exp(e, out=e)
+    e /= e.sum(axis=0)
+    return e
 
 
 def _to_camera(probability: np.ndarray, tile: Tile) -> np.ndarray:
@@ -304,6 +306,12 @@ def _to_camera(probability: np.ndarray, tile: Tile) -> np.ndarray:
         return probability
     back = tuple(1 / r for r in layout.ratio)
     shape, origin = (layout.y.size, layout.x.size), (tile.y.need[0], tile.x.need[0])
-    out = np.stack([resample_block(p, shape, back, tile.y.core, tile.x.core, origin) for p in probability])
+    # The weights of the interpolation sum to 1, so the maps still do: the last one is what the others leave.
+    out = np.empty((len(probability), *(b - a for a, b in (tile.y.core, tile.x.core))), np.float32)
+    for k, plane in enumerate(probability[:-1]):
+        out[k] = resample_block(plane, shape, back, tile.y.core, tile.x.core, origin)
+    out[-1] = 1 - out[:-1].sum(axis=0)
     np.clip(out, 0, 1, out=out)
-    return (out / out.sum(axis=0)).astype(np.float32)
+    if len(out) > 2:  # of two, both are clipped at once
+        out /= out.sum(axis=0)
+    return out
