@@ -44,11 +44,15 @@ ROUNDS = 25
 
 @dataclass(frozen=True)
 class ReadNoise:
-    """What dark frames say: the power of the read-out noise [counts^2], its error, its shape b(k) at the rings."""
+    """What dark frames say: the power of the read-out noise [counts^2], its error, its shape b(k) as a table."""
 
     power: float
     error: float
-    shape: np.ndarray | None = None
+    shape: tuple[np.ndarray, np.ndarray] | None = None
+
+    def at(self, k: np.ndarray) -> np.ndarray | float:
+        """Shape of the read-out noise, 1 where it is white."""
+        return 1.0 if self.shape is None else np.interp(k, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,8 @@ def _unpack(theta: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, float]:
 
 def _models(theta: np.ndarray, exposures: Sequence[Rings], dark: ReadNoise | None) -> list[np.ndarray]:
     curve, amplitudes, read = _unpack(theta, len(exposures))
-    shape = 1.0 if dark is None or dark.shape is None else dark.shape
-    return [a * mtf_curve(e.k, *curve) ** 2 + read * shape for a, e in zip(amplitudes, exposures, strict=True)]
+    return [a * mtf_curve(e.k, *curve) ** 2 + read * (1.0 if dark is None else dark.at(e.k))
+            for a, e in zip(amplitudes, exposures, strict=True)]
 
 
 def _climb(exposures: Sequence[Rings], dark: ReadNoise | None, unit: float, start: Sequence[float],

@@ -1,0 +1,168 @@
+"""The noise of a few consecutive frames of one scene, without what stands still or changes slowly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .noise_power import detrend, hann, noise_power, outliers, shared_modes
+
+__all__ = ["GroupNoise", "frame_fault", "group_noise", "single_noise"]
+
+#: part of the pixels of a frame at its largest value from which it is saturated
+SATURATED = 1e-3
+#: part of the pixels that may be missing
+MISSING = 0.05
+#: from this many frames on the linear change with time is removed too
+LINEAR = 4
+
+
+@dataclass(frozen=True)
+class GroupNoise:
+    """Sums over groups of frames; two of them add up.
+
+    Attributes
+    ----------
+    power : ndarray, shape (y, x // 2 + 1), or float 0
+        Sum of the power of what is left of every frame [counts^2], to be divided by ``spectra``.
+    spectra : int
+        Independent spectra in it: frames less what was removed.
+    total : ndarray, shape (y, x), or float 0
+        Sum of the good frames [counts].
+    means : tuple of float
+        Mean of every good frame [counts].
+    good : tuple of int
+        Their numbers.
+    faults : tuple of (int, str)
+        Number of every frame that was left out, and why.
+    missing : int
+        Pixels that were not finite, or no noise (X-rays), in good frames.
+    """
+
+    power: np.ndarray | float = 0.0
+    spectra: int = 0
+    total: np.ndarray | float = 0.0
+    means: tuple[float, ...] = ()
+    good: tuple[int, ...] = ()
+    faults: tuple[tuple[int, str], ...] = field(default=())
+    missing: int = 0
+
+    def __add__(self, other: GroupNoise) -> GroupNoise:
+        return GroupNoise(*(getattr(self, n) + getattr(other, n) for n in self.__dataclass_fields__))
+
+
+def frame_fault(frame: np.ndarray) -> str | None:
+    """Say why a frame cannot be used, or None.
+
+    Examples
+    --------
+    >>> frame_fault(np.zeros((8, 8))), frame_fault(np.arange(64.0).reshape(8, 8))
+    ('constant, every pixel is 0', None)
+    """
+    finite = np.isfinite(frame)
+    missing = 1 - float(finite.mean())
+    if missing > MISSING:
+        return f"{missing:.1%} of its pixels are not finite"
+    values = frame if missing == 0 else frame[finite]
+    top = values.max()
+    if top == values.min():
+        return f"constant, every pixel is {top:g}"
+    at_top = int(np.count_nonzero(values == top))
+    if at_top < max(SATURATED * values.size, 4):
+        return None
+    # the tail of a distribution thins out towards its end; a clipped one piles up there
+    step = 1 if values.dtype.kind in "iu" else max(abs(float(top)) * 1e-3, 1e-12)
+    below = int(np.count_nonzero((values < top) & (values >= top - step)))
+    levels = top - np.median(values) >= 3 if values.dtype.kind in "iu" else True
+    return f"saturated, {at_top / values.size:.1%} of its pixels are at {top:g}" if levels and at_top > below else None
+
+
+def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None) -> GroupNoise:
+    """Noise power of consecutive frames.
+
+    In every pixel the mean over the frames is removed, and from four frames on the linear change
+    with time too: the gain and what else stands still, drifting illumination, a slow drift.
+    Equivalent to using the differences of all pairs of frames, with the number of independent
+    spectra exactly known.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (frame, y, x)
+        Counts of any real dtype.
+    first : int
+        Number of the first frame.
+    offset : float, optional
+        Counts without electrons. Where it is known the frames are scaled to one mean, so that
+        a flickering beam leaves no gain pattern behind.
+
+    Returns
+    -------
+    GroupNoise
+        With ``spectra`` 0 where fewer than two frames are good.
+
+    Examples
+    --------
+    >>> pattern = np.random.default_rng(0).normal(100, 30, (64, 64))
+    >>> noise = group_noise(np.random.default_rng(1).normal(pattern, 2, (8, 64, 64)))
+    >>> noise.spectra, round(float((noise.power / noise.spectra).mean()))
+    (6, 4)
+    """
+    faults = [frame_fault(f) for f in frames]
+    good = [i for i, fault in enumerate(faults) if fault is None]
+    said = tuple((first + i, fault) for i, fault in enumerate(faults) if fault is not None)
+    if not good:
+        return GroupNoise(faults=said)
+    data = frames[good].astype(np.float64)
+    valid = np.isfinite(data)
+    data = _filled(data, valid)
+    means = tuple(float(f[v].mean()) for f, v in zip(data, valid, strict=True))
+    total, numbers = data.sum(axis=0), tuple(first + i for i in good)
+    if len(good) < 2:
+        return GroupNoise(total=total, means=means, good=numbers, faults=said, missing=int((~valid).sum()))
+    if offset is not None and min(means) > offset:
+        level = np.asarray(means) - offset
+        data = (data - offset) * (level.mean() / level)[:, None, None]
+    data, removed = _without_slow_change(data, np.asarray(good, dtype=np.float64))
+    power: np.ndarray | float = 0.0
+    for image, use in zip(data, valid, strict=True):
+        image = detrend(image, 2)
+        use &= ~outliers(image)
+        power = power + noise_power(image, use)
+    return GroupNoise(power, len(good) - removed, total, means, numbers, said, int((~valid).sum()))
+
+
+def single_noise(frame: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Noise power of one frame, from which only its slow change in space can be removed.
+
+    Returns
+    -------
+    power : ndarray, shape (y, x // 2 + 1)
+        [counts^2]
+    shared : float
+        Neighbouring modes that the window makes one.
+    missing : int
+        Pixels that were not finite, or no noise.
+    """
+    data = frame.astype(np.float64)
+    valid = np.isfinite(data)
+    image = detrend(_filled(data[None], valid[None])[0], 3)
+    valid &= ~outliers(image)
+    window = hann(image.shape)
+    return noise_power(image, valid, window), shared_modes(window), int((~valid).sum())
+
+
+def _filled(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Fill holes with the mean of the other frames there, or of their own frame."""
+    for image, use in zip(data, valid, strict=True):
+        if not use.all():
+            others, number = np.where(valid, data, 0).sum(axis=0), valid.sum(axis=0)
+            image[~use] = np.where(number > 0, others / np.maximum(number, 1), image[use].mean())[~use]
+    return data
+
+
+def _without_slow_change(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, int]:
+    order = 2 if len(data) >= LINEAR else 1
+    basis = np.linalg.qr(np.vander(at - at.mean(), order, increasing=True))[0]
+    flat = data.reshape(len(data), -1)
+    return (flat - basis @ (basis.T @ flat)).reshape(data.shape), order
