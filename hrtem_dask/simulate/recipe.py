@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from ..core.errors import InputError, MissingInputError
-from .keys import Span, describe_section, read_section, scalar, span, unknown
+from .keys import Span, choice, describe_section, read_section, scalar, span, unknown
+from .matter import Film, Particles, Sheet, Support, check_matter
 
-__all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Span", "describe_recipe", "load_recipe",
-           "shipped_recipes"]
+__all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Sheet", "Span", "Support",
+           "describe_recipe", "load_recipe", "shipped_recipes"]
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -45,34 +46,6 @@ class Field:
     def stored_points(self) -> int:
         """Samples along each axis of the stored wave."""
         return round(self.box / self.stored_sampling)
-
-
-@dataclass(frozen=True)
-class Particles:
-    """Gold particles: how many, how large, in what shape, where."""
-
-    empty_fraction: float = scalar(0.08, "1", "fields without any particle", bounds=(0, 1))
-    number: Span = span(1, 20, "1", "at most so many in a field", bounds=(0, 1000))
-    coverage: Span = span(0.03, 0.40, "1", "particles are placed until their discs cover this part of the field",
-                          bounds=(0, 0.9))
-    diameter: Span = span(10, 80, "angstrom", "mean diameter in projection", scale="log", bounds=(4, 1000))
-    elongation: Span = span(1.0, 1.5, "1", "longest over shortest axis in the plane", bounds=(1, 4))
-    height: Span = span(0.5, 1.1, "1", "height over mean diameter: cut by planes across the beam", bounds=(0.1, 3))
-    twin_fraction: float = scalar(0.25, "1", "particles with one {111} twin plane", bounds=(0, 1))
-    touching_fraction: float = scalar(0.15, "1", "particles that may overlap a neighbour in projection", bounds=(0, 1))
-    thermal_displacement: Span = span(0.07, 0.16, "angstrom", "rms along one axis", bounds=(0, 1))
-
-
-@dataclass(frozen=True)
-class Film:
-    """The amorphous carbon film."""
-
-    absent_fraction: float = scalar(0.05, "1", "fields without a film", bounds=(0, 1))
-    thickness: Span = span(20, 120, "angstrom", "mean thickness", bounds=(1, 2000))
-    density: float = scalar(0.09, "atoms/angstrom^3", "of carbon", bounds=(0.01, 0.12))
-    roughness: Span = span(0.0, 6.0, "angstrom", "rms height of either surface", bounds=(0, 100))
-    roughness_length: Span = span(8, 40, "angstrom", "correlation length of the surface", scale="log",
-                                  bounds=(2, 1000))
 
 
 @dataclass(frozen=True)
@@ -105,6 +78,15 @@ class Imaging:
     mtf_power: Span = span(2.0, 3.0, "1", "how steeply the MTF falls", bounds=(0.5, 10))
     mtf_floor: Span = span(0.0, 0.1, "1", "what the MTF falls to", bounds=(0, 0.9))
     hot_pixels: Span = span(0, 4, "1", "in a frame", bounds=(0, 1000))
+    mtf: str = choice("", (), "file of a fitted MTF (hrtem-dask fit-mtf) instead of the three ranges above")
+    counting_fraction: float = scalar(0.0, "1", "images of a counting camera, whose noise is white", bounds=(0, 1))
+    read_noise: Span = span(0, 0, "electron", "root mean square of the read-out noise", bounds=(0, 1000))
+    gain: Span = span(0, 0, "counts/electron", "of the camera, whose counts are then whole numbers; 0: not digitised",
+                      bounds=(0, 1e5))
+    series: int = scalar(1, "1", "images of one focal series, at equal steps about the defocus", bounds=(1, 15))
+    series_step: Span = span(50, 50, "angstrom", "from image to image of a focal series", bounds=(1, 1e4))
+    series_shift: Span = span(0, 0, "angstrom", "rms displacement left between the images of a focal series",
+                              bounds=(0, 50))
 
 
 @dataclass(frozen=True)
@@ -120,6 +102,8 @@ class Recipe:
     particles: Particles
     film: Film
     imaging: Imaging
+    support: Support = Support()
+    sheet: Sheet = Sheet()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings."""
@@ -141,7 +125,8 @@ def digest_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-SECTIONS = {"field": Field, "particles": Particles, "film": Film, "imaging": Imaging}
+SECTIONS = {"field": Field, "particles": Particles, "film": Film, "support": Support, "sheet": Sheet,
+            "imaging": Imaging}
 
 
 def shipped_recipes() -> list[str]:
@@ -160,8 +145,8 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     Returns
     -------
     Recipe
-        The values that the file leaves out are the defaults of `Field`, `Particles`, `Film`
-        and `Imaging`, where their units stand too.
+        The values that the file leaves out are the defaults of `Field`, `Particles`, `Film`,
+        `Support`, `Sheet` and `Imaging`, where their units stand too.
 
     Raises
     ------
@@ -184,6 +169,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     if not isinstance(content.get("name"), str):
         raise InputError(f"the recipe's name is {content.get('name')!r}; expected a line such as 'name: au-particles'")
     sections = {key: read_section(kind, content.get(key) or {}, key) for key, kind in SECTIONS.items()}
+    check_matter(sections["field"].box, sections["particles"], sections["sheet"])
     return Recipe(content["name"], **sections)
 
 
