@@ -218,6 +218,13 @@ def test_windows_wide_enough_for_the_network_by_default():
     assert layout_of(movie, network(), window="hann", window_size=100).y.windows.step == 50
 
 
+@pytest.mark.parametrize("how", [{}, {"window": "hann"}])
+def test_tiles_of_finely_sampled_frames_stay_small_on_the_camera(how):
+    movie = make_movie(da.zeros((1, 20_000, 20_000)), pixel_size=(0.08, 0.1))
+    layout = layout_of(movie, network(), **how)
+    assert max(b - a for axis in (layout.y, layout.x) for s in axis.spans for a, b in (s.core,)) <= 1.25 * 4096 + 32
+
+
 @pytest.mark.parametrize("pixel", [0.5, 0.37, 0.77])
 def test_tiles_of_blended_windows_share_few_of_them(pixel):
     """A tile of 16 steps meets 17 windows an axis, or 18 where it is resampled."""
@@ -465,6 +472,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="at least one frame"):
         segment(movie[:0], model)
     for bad, message in (({"window": "tukey"}, "'tukey'.*hann"), ({"window": "Hann"}, "hann"),
+                         ({"window": ["hann"]}, "window is"),
                          ({"window": "hann", "halo": 8}, "halo is 8"), ({"window_size": 64}, "window is None"),
                          *(({"window": "hann", "window_size": w}, "window_size") for w in (0, -64, 7, 1.5, "64", True)),
                          ({"halo": -1}, "halo"), ({"halo": "big"}, "halo"),

@@ -65,7 +65,7 @@ def segment(
     tile : int, optional
         Side of a tile [network pixel]; by default what fits into about 0.8 GB, at most 2048. With
         a window it changes no bit of the result; by default 16 steps of the windows, from 2048 to
-        4096.
+        4096. Both stay below 4096 camera pixels.
     pixel_size_tolerance : float
         Relative difference of the pixel sizes up to which a frame is not resampled.
     backend : str
@@ -155,18 +155,17 @@ def layout_of(
     grid = grid_of(movie)
     h = _halo(halo, model)
     side = _window_size(window, window_size, halo, model)
-    if tile is None:
-        tile = blended_tile_size(side) if window else tile_size(len(model.weights.final[0]), h)
-    if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1:
-        raise InputError(f"tile is {tile!r}; expected a positive number of network pixels, as 1024, or None")
     if not 0 <= pixel_size_tolerance < 1:
         raise InputError(f"pixel_size_tolerance is {pixel_size_tolerance!r}; expected a part, as 0.02")
-    axes = []
-    for n, p, q in zip((grid.ny, grid.nx), grid.pixel_size, network_pixel_size(model.card, grid.pixel_size),
-                       strict=True):
-        ratio = 1.0 if abs(q / p - 1) <= pixel_size_tolerance else q / p
-        axes.append(Axis(n, ratio, int(tile), 0, window, side) if window else Axis(n, ratio, int(tile), h))
-    return Layout(*axes)
+    ratios = [1.0 if abs(q / p - 1) <= pixel_size_tolerance else q / p for p, q in
+              zip(grid.pixel_size, network_pixel_size(model.card, grid.pixel_size), strict=True)]
+    if tile is None:
+        coarsest = max(ratios)
+        tile = blended_tile_size(side, coarsest) if window else tile_size(len(model.weights.final[0]), h, coarsest)
+    if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1:
+        raise InputError(f"tile is {tile!r}; expected a positive number of network pixels, as 1024, or None")
+    blending = (0, window, side) if window else (h,)
+    return Layout(*(Axis(n, ratio, int(tile), *blending) for n, ratio in zip((grid.ny, grid.nx), ratios, strict=True)))
 
 
 def _window_size(window: str | None, size: int | None, halo: str | int, model: Model) -> int:
@@ -176,7 +175,7 @@ def _window_size(window: str | None, size: int | None, halo: str | int, model: M
             raise InputError(f"window_size is {size!r}, but window is None; expected window='hann', 'hamming' or "
                              f"'gaussian' with it")
         return 0
-    if window not in TAPERS:
+    if not isinstance(window, str) or window not in TAPERS:
         raise InputError(f"window is {window!r}; expected one of {sorted(TAPERS)}, or None (halo and trim)")
     if halo != "auto":
         raise InputError(f"halo is {halo!r}, but windows are blended, not trimmed; leave halo out, or window")

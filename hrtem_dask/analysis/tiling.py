@@ -6,12 +6,14 @@ them itself: slicing and joining as tasks of their own would make four times as 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import dask
@@ -82,18 +84,12 @@ class Cut:
         """Cut all channels of some rows and columns out of the chunks along the axes after ``frame``."""
         ranges = [(0, sum(c)) for c in chunks[:-2]] + [y, x]
         axes = [_meeting(c, r) for c, r in zip(chunks, ranges, strict=True)]
-        found = [()]
-        for axis in axes:
-            found = [(*before, one) for before in found for one in axis]
+        found = list(product(*axes))
         return cls(
             (*([1] if len(chunks) == 2 else []), *(b - a for a, b in ranges)),
             tuple(tuple(one[0] for one in each) for each in found),
             tuple((tuple(one[1] for one in each), tuple(one[2] for one in each)) for each in found),
         )
-
-    def refs(self, source: da.Array, frames: Frames) -> Iterator[TaskRef]:
-        """Refer to the chunks of some frames."""
-        return (TaskRef((source.name, frames.chunk, *c)) for c in self.chunks)
 
     def take(self, blocks: tuple[np.ndarray, ...], part: slice) -> np.ndarray:
         """Put the rectangle (frame, channel, y, x) together; a view where one chunk holds it all."""
@@ -118,6 +114,31 @@ def _meeting(chunks: tuple[int, ...], wanted: Range) -> list[tuple[int, slice, s
     return found
 
 
+def _referred(source: da.Array, groups: list[Frames]) -> Iterator[tuple[int, Frames, Callable[[Cut], list[TaskRef]]]]:
+    """Go through the groups of frames, each with what refers to its chunks.
+
+    All tasks of a group share one reference a chunk: in large graphs the objects are what takes the time.
+    """
+    within = list(product(*(range(n) for n in source.numblocks[1:])))
+    name = source.name
+    for i, frames in enumerate(groups):
+        refs = {chunk: TaskRef((name, frames.chunk, *chunk)) for chunk in within}
+        yield i, frames, lambda cut, refs=refs: [refs[chunk] for chunk in cut.chunks]
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Make objects without the collector looking through all of them again and again: half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collection()
 def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     """Probabilities (frame, class, y, x) of a movie, a chunk a group of frames and tile."""
     source = _lazy(movie)
@@ -129,11 +150,11 @@ def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     jobs = [((r, c), SegmentJob(tile, Cut.of(source.chunks[1:], tile.y.read, tile.x.read), **network.options))
             for r, row in enumerate(tiles) for c, tile in enumerate(row)]
     graph = {}
-    for i, frames in enumerate(groups):
+    for i, frames, chunks_of in _referred(source, groups):
         moments = TaskRef((statistics.name, i, 0, 0)) if statistics is not None else None
         for (r, c), job in jobs:
             key = (name, i, 0, r, c)
-            graph[key] = Task(key, _segment_task, job, frames.part, payload, moments, *job.cut.refs(source, frames))
+            graph[key] = Task(key, _segment_task, job, frames.part, payload, moments, *chunks_of(job.cut))
     inputs = [source, network.payload] + ([statistics] if statistics is not None else [])
     chunks = (tuple(g.count for g in groups), (network.classes,), _sizes(layout.y.cuts), _sizes(layout.x.cuts))
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=inputs), name, chunks,
@@ -191,15 +212,15 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
         jobs = [RegionJob(layout, r, Cut.of(source.chunks[1:], r[0].read, r[1].read)) for r in layout.regions]
     else:
         whole = FrameJob(layout, Cut.of(source.chunks[1:], (0, layout.y.n), (0, layout.x.n)))
-    for i, frames in enumerate(groups):
+    for i, frames, chunks_of in _referred(source, groups):
         key = (name, i, 0, 0)
         if several:
             keys = [(part_name, i, k) for k in range(len(jobs))]
             for k, job in zip(keys, jobs, strict=True):
-                graph[k] = Task(k, _region_task, job, frames.part, *job.cut.refs(source, frames))
+                graph[k] = Task(k, _region_task, job, frames.part, *chunks_of(job.cut))
             graph[key] = Task(key, _combine_task, *(TaskRef(k) for k in keys))
         else:
-            graph[key] = Task(key, _frame_task, whole, frames.part, *whole.cut.refs(source, frames))
+            graph[key] = Task(key, _frame_task, whole, frames.part, *chunks_of(whole.cut))
     channels = 1 if source.ndim == 3 else source.shape[1]
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name,
                     (tuple(g.count for g in groups), (channels,), (3,)), meta=np.empty((0, 0, 0)))

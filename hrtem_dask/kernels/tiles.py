@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 MEMORY = 768 * 2**20
 #: side of the regions that statistics are summed over [network pixel]; less where those pixels are large
 REGION = 2048
+#: side that a tile may have in camera pixels: what is read, and the result of each class
+CAMERA = 4096
 #: rows that are normalised at once, so that their float64 copies stay small
 STRIP = 256
 ALL = (True, True, True, True)
@@ -36,35 +38,36 @@ Edges = tuple[bool, bool, bool, bool]
 Evaluate = Callable[[np.ndarray, Edges], np.ndarray]
 
 
-def tile_size(planes: int, halo: int) -> int:
+def tile_size(planes: int, halo: int, ratio: float = 1.0) -> int:
     """Side of a tile [network pixel] whose planes with their halo take a bounded amount of memory.
 
     Counts 4 byte a plane and ten planes of working space; the side is a multiple of 128 between
-    256 and 2048, however deep the network.
+    256 and 2048, however deep the network. Where a network pixel is ``ratio`` > 2 camera pixels, the
+    tile has at most 4096 of those, or 256 of its own.
 
     Examples
     --------
-    >>> tile_size(33, 64), tile_size(101, 550)
-    (1920, 256)
+    >>> tile_size(33, 64), tile_size(101, 550), tile_size(33, 64, ratio=5)
+    (1920, 256, 768)
     """
     side = math.isqrt(MEMORY // (4 * (planes + 10))) - 2 * halo
-    return int(min(2048, max(256, side // 128 * 128)))
+    return int(min(2048, max(256, min(side, CAMERA / ratio) // 128 * 128)))
 
 
-def blended_tile_size(window: int) -> int:
+def blended_tile_size(window: int, ratio: float = 1.0) -> int:
     """Side of a tile [network pixel] whose windows are blended; a multiple of their step.
 
     A tile of k steps meets k + 1 windows an axis (k + 2 where it is resampled). With 16 steps that
     is 13 % (27 %) more than one pass over the whole frame would evaluate. Only one window's planes
-    are held at a time, so the size does not depend on the network.
+    are held at a time, so the size does not depend on the network; for ``ratio`` see `tile_size`.
 
     Examples
     --------
-    >>> blended_tile_size(256), blended_tile_size(512), blended_tile_size(2048)
-    (2048, 4096, 4096)
+    >>> blended_tile_size(256), blended_tile_size(512), blended_tile_size(2048), blended_tile_size(256, ratio=5)
+    (2048, 4096, 4096, 768)
     """
     step = max(1, window // 2)
-    return max(step, min(4096, max(2048, 16 * step)) // step * step)
+    return int(max(step, min(4096, max(2048, 16 * step), CAMERA / ratio) // step * step))
 
 
 class Piece(NamedTuple):
