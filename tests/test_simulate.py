@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from hrtem_dask import simulate
 from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
+from hrtem_dask.detector import MTF
 from hrtem_dask.kernels.resample import resample
 from hrtem_dask.simulate.draws import draw_example, draw_frame, truth_at
 from hrtem_dask.simulate.labels import gold_thickness, particle_mask
@@ -255,7 +256,7 @@ def test_absorption_aperture_and_motion_do_what_they_say():
 
 
 def test_recording_keeps_the_mean_and_colours_the_noise(rng):
-    camera = Camera(0.4, 200.0, mtf_scale=0.5, mtf_power=2.5, mtf_floor=0.05)
+    camera = Camera(0.4, 200.0, MTF(0.5, 2.5, 0.05))
     n = 128
     frames = np.stack([record(np.ones((n + 2 * MTF_MARGIN,) * 2), camera, rng) for _ in range(20)])
     assert frames.mean() == pytest.approx(32, rel=2e-3)
@@ -268,7 +269,7 @@ def test_recording_keeps_the_mean_and_colours_the_noise(rng):
 
 def test_binned_drawing_gives_the_network_the_same_noise(rng):
     """Pixels of 0.1 angstrom, or 3 x 3 of them drawn as one: the same spectrum at 0.5 angstrom."""
-    camera = Camera(0.1, 50.0, mtf_scale=0.4)
+    camera = Camera(0.1, 50.0, MTF(0.4, 2.5))
     assert camera.binned == 3
     spectra = []
     for binned, n in ((1, 600), (3, 200)):
@@ -301,7 +302,7 @@ PLAIN = {"defocus": [0, 0], "cs": [0, 0], "cs_corrected": [0, 0], "focal_spread"
 
 @pytest.mark.parametrize("pixel_size", [0.1, 0.37, 0.59, 0.8])
 def test_truth_lies_under_the_particle_at_any_pixel_size(pixel_size, rng):
-    recipe = load_recipe({"name": "plain", "field": {"box": 60}, "imaging": PLAIN})
+    recipe = load_recipe({"name": "plain", "field": {"box": 60}, "particles": {"diameter": [10, 20]}, "imaging": PLAIN})
     sample = blob_sample(60.0, 22.0, 35.0)
     for _ in range(3):
         frame = draw_frame(sample, recipe, rng, dose=1e5, pixel_size=pixel_size)
@@ -318,7 +319,7 @@ def test_truth_lies_under_the_particle_at_any_pixel_size(pixel_size, rng):
 
 
 def test_examples_are_turned_with_their_truth(rng):
-    recipe = load_recipe({"name": "plain", "field": {"box": 60}, "imaging": PLAIN})
+    recipe = load_recipe({"name": "plain", "field": {"box": 60}, "particles": {"diameter": [10, 20]}, "imaging": PLAIN})
     sample = blob_sample(60.0, 22.0, 35.0)
     for _ in range(8):
         image, truth = draw_example(sample, recipe, rng, size=64)

@@ -2,76 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import fft
 
+from ..kernels.fourier_grid import fourier_shift
 from ..kernels.resample import resample
-from .microscope import (
-    MTF_MARGIN,
-    Camera,
-    Optics,
-    draw_camera,
-    draw_optics,
-    expected_image,
-    fourier_resample,
-    record,
-)
+from .camera import MTF_MARGIN, Camera, draw_camera, record
+from .microscope import Optics, draw_optics, expected_images
 from .recipe import Imaging, Recipe
 from .sets import TRUTH_SAMPLING, Sample
 
-__all__ = ["Frame", "draw_example", "draw_frame", "truth_at"]
+__all__ = ["Frame", "draw_example", "draw_frame", "draw_frames", "truth_at"]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A recorded frame: counts (y, x), pixel size and place of its first pixel [angstrom]."""
+    """A recorded frame or focal series.
+
+    ``counts`` (y, x), or (defocus, y, x) of a series whose values are ``defocus`` [angstrom, positive
+    is underfocus]; pixel size and place of the first pixel [angstrom]. ``optics`` is that of the
+    middle of a series, ``camera.dose`` that of all its images together.
+    """
 
     counts: np.ndarray
     pixel_size: float
     origin: tuple[float, float]
     optics: Optics
     camera: Camera
+    defocus: tuple[float, ...] = ()
 
 
 def draw_frame(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, extent: float | None = None,
                dose: float | None = None, pixel_size: float | None = None) -> Frame:
-    """Draw one recorded frame of a field, anywhere in it.
+    """Draw one recorded frame of a field, anywhere in it: `draw_frames` with one generator."""
+    return draw_frames(sample, recipe, [rng], extent=extent, dose=dose, pixel_size=pixel_size)[0]
+
+
+def draw_frames(sample: Sample, recipe: Recipe, rngs: Sequence[np.random.Generator], *, extent: float | None = None,
+                dose: float | None = None, pixel_size: float | None = None) -> list[Frame]:
+    """Draw recorded frames of one field, each with another microscope, camera and place.
 
     Parameters
     ----------
     sample : Sample
     recipe : Recipe
         Ranges of microscope and camera.
-    rng : numpy.random.Generator
+    rngs : sequence of numpy.random.Generator
+        One for each frame: it alone decides what the frame is.
     extent : float, optional
-        Side of the frame [angstrom]; by default the whole periodic field.
+        Side of the frames [angstrom]; by default the whole periodic field.
     dose, pixel_size : float, optional
         [electrons/angstrom^2] and [angstrom]; drawn where they are not given. The pixel size
-        is rounded so that the period of the field is a whole number of pixels.
+        is rounded, by a few percent at most, so that the period of the field is a whole number of
+        pixels that transforms quickly.
 
     Returns
     -------
-    Frame
+    list of Frame
         Where the camera is much finer than any network needs, its pixels are binned, see
         `Camera.binned`, and `pixel_size` is that of the binned ones.
     """
-    imaging, field = recipe.imaging, recipe.field
-    optics, camera = draw_optics(imaging, rng), draw_camera(imaging, rng)
-    camera = replace(camera, dose=dose or camera.dose, pixel_size=pixel_size or camera.pixel_size)
-    binned = camera.binned
-    n = round(field.box / camera.pixel_size / binned)
-    sampling = field.box / n
+    field = recipe.field
+    frames, lenses, shapes = [], [], []
+    for rng in rngs:
+        optics, camera = draw_optics(recipe.imaging, rng), draw_camera(recipe.imaging, rng)
+        camera = replace(camera, dose=dose or camera.dose, pixel_size=pixel_size or camera.pixel_size)
+        n = quick_size(field.box / camera.pixel_size / camera.binned)
+        series = draw_series(recipe.imaging, optics, rng)
+        frames.append((optics, camera, n, [lens.defocus for lens in series]))
+        lenses += series
+        shapes += [(n, n)] * len(series)
+    images = iter(expected_images(sample.wave, field.box / len(sample.wave), lenses, energy=field.energy,
+                                  gold_thickness=sample.thickness, shapes=shapes))
+    return [_recorded([next(images) for _ in defocus], optics, camera, n, defocus, recipe, rng, extent)
+            for (optics, camera, n, defocus), rng in zip(frames, rngs, strict=True)]
+
+
+def quick_size(n: float) -> int:
+    """Size nearest to n whose transform is quick.
+
+    Examples
+    --------
+    >>> quick_size(519.3), quick_size(1000.4)
+    (525, 1000)
+    """
+    n = max(1, round(n))
+    return min((fft.prev_fast_len(n), fft.next_fast_len(n)), key=lambda m: abs(m - n))
+
+
+def draw_series(imaging: Imaging, optics: Optics, rng: np.random.Generator) -> list[Optics]:
+    """Lenses of a focal series about the drawn defocus; the drawn ones alone where it has one image."""
+    if imaging.series == 1:
+        return [optics]
+    step = imaging.series_step.draw(rng.spawn(1)[0])
+    return [replace(optics, defocus=optics.defocus + (i - (imaging.series - 1) / 2) * step)
+            for i in range(imaging.series)]
+
+
+def _recorded(images: list[np.ndarray], optics: Optics, camera: Camera, n: int, defocus: list[float], recipe: Recipe,
+              rng: np.random.Generator, extent: float | None) -> Frame:
+    """Record the same window of all images of a series, each with its share of the dose."""
+    imaging, binned = recipe.imaging, camera.binned
+    sampling = recipe.field.box / n
     camera = replace(camera, pixel_size=sampling / binned)
-    expectation = expected_image(sample.wave, field.box / len(sample.wave), optics, energy=field.energy,
-                                 gold_thickness=sample.thickness)
-    expectation = fourier_resample(expectation, (n, n))
+    shared = replace(camera, dose=camera.dose / len(images))
     side = n if extent is None else int(np.ceil(extent / sampling)) + 1
     first = rng.integers(0, n, 2)
-    window = [np.arange(o - MTF_MARGIN, o + side + MTF_MARGIN) % n for o in first]
-    expectation = expectation[np.ix_(*window)] * illumination(side + 2 * MTF_MARGIN, imaging, rng)
-    counts = record(expectation, camera, rng, binned=binned)
-    return Frame(counts, sampling, (float(first[0] * sampling), float(first[1] * sampling)), optics, camera)
+    wide = fft.next_fast_len(side + 2 * MTF_MARGIN, real=True)
+    window = np.ix_(*(np.arange(o - MTF_MARGIN, o - MTF_MARGIN + wide) % n for o in first))
+    light = illumination(wide, imaging, rng)
+    later = rng.spawn(1)[0]
+    counts = []
+    for image in images:
+        if len(images) > 1 and imaging.series_shift.high:
+            image = fourier_shift(image, later.normal(0, imaging.series_shift.draw(later), 2) / sampling)
+        counts.append(np.ascontiguousarray(record(image[window] * light, shared, rng, binned=binned)[:side, :side]))
+    origin = (float(first[0] * sampling), float(first[1] * sampling))
+    return Frame(np.stack(counts) if len(images) > 1 else counts[0], sampling, origin, optics, camera, tuple(defocus))
 
 
 def truth_at(sample: Sample, origin: tuple[float, float], pixel_size: float, shape: tuple[int, int]) -> np.ndarray:
@@ -97,18 +147,20 @@ def draw_example(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, si
 
     Returns
     -------
-    image : ndarray, float32, shape (size, size)
+    image : ndarray, float32, shape (size, size) or (defocus, size, size)
         Counts, not normalised.
     truth : ndarray, bool, shape (size, size)
         Mask at the same samples; sample (0, 0) is the first pixel of the recorded frame.
     """
     frame = draw_frame(sample, recipe, rng, extent=(size - 1) * pixel_size)
-    image = resample(frame.counts, frame.pixel_size, pixel_size, shape=(size, size))
     truth = truth_at(sample, frame.origin, pixel_size, (size, size))
+    image = np.stack([resample(c, frame.pixel_size, pixel_size, shape=(size, size))
+                      for c in frame.counts.reshape(-1, *frame.counts.shape[-2:])])
     turns, mirror = rng.integers(4), rng.random() < 0.5
-    image, truth = np.rot90(image, turns), np.rot90(truth, turns)
+    image, truth = np.rot90(image, turns, axes=(1, 2)), np.rot90(truth, turns)
     if mirror:
-        image, truth = image[:, ::-1], truth[:, ::-1]
+        image, truth = image[..., ::-1], truth[:, ::-1]
+    image = image if frame.counts.ndim == 3 else image[0]
     return np.ascontiguousarray(image), np.ascontiguousarray(truth)
 
 

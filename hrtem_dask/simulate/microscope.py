@@ -1,27 +1,30 @@
-"""From atoms to counts: multislice (abTEM), aberrations, dose, detector MTF.
+"""From an exit wave to expected images: aberrations, coherence, aperture, absorption, motion.
 
-Images are (y, x). abTEM and the positions are (x, y): `to_image_axes` is the one place where
-the axes change. Frequencies in 1/angstrom, defocus in angstrom, positive for underfocus.
+An exit wave is transformed once; every image costs one inverse transform of the band that its
+lenses let through, and one pair of transforms to the grid that is wanted. Images are (y, x),
+frequencies in 1/angstrom, defocus in angstrom, positive for underfocus.
 """
 
 from __future__ import annotations
 
-import threading
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
 
-from .recipe import Field, Imaging
-from .structures import Specimen
+from ..core.errors import InputError
+from ..kernels.fourier_grid import fourier_resample, resize_spectrum
+from .camera import MTF_MARGIN, Camera, draw_camera, record  # noqa: F401 - moved; see camera.py
+from .multislice import exit_wave, to_image_axes  # noqa: F401 - moved; see multislice.py
+from .recipe import Imaging
 
-__all__ = ["Camera", "Optics", "draw_camera", "draw_optics", "exit_wave", "expected_image", "fourier_resample",
-           "record", "to_image_axes", "wavelength"]
+__all__ = ["Optics", "draw_optics", "expected_image", "expected_images", "wavelength"]
 
-#: a camera finer than half of this is binned in the simulation, see `Camera.binned`
-BINNED_SAMPLING = 0.3  # angstrom
-MTF_MARGIN = 16  # pixel
+#: amplitude of the transfer under which a frequency is left out
+NOTHING = 1e-5
+#: part of the aperture's radius over which its edge falls: a hard one rings, and no real one is that sharp
+APERTURE_EDGE = 0.02
 
 
 def wavelength(energy: float) -> float:
@@ -35,110 +38,14 @@ def wavelength(energy: float) -> float:
     return float(12.2642 / np.sqrt(energy * 1e3 * (1 + 0.97848e-6 * energy * 1e3)))
 
 
-def to_image_axes(array: np.ndarray) -> np.ndarray:
-    """Turn abTEM's (x, y) into the package's (y, x)."""
-    return np.ascontiguousarray(np.swapaxes(array, -1, -2))
-
-
-class _SharedSettings:
-    """Settings of abTEM and Dask while any thread is in here: they are global, and so is undoing them."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.stack = threading.Lock(), 0, ExitStack()
-
-    def __enter__(self) -> None:
-        import abtem
-        import dask
-
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                # measured FFTW plans differ from run to run, and so would the last bits of the wave
-                settings = {"precision": "float32", "diagnostics.progress_bar": False, "device": "cpu",
-                            "fftw.planning_effort": "FFTW_ESTIMATE", "fftw.threads": 1}
-                self.stack.enter_context(abtem.config.set(settings))
-                self.stack.enter_context(dask.config.set(scheduler="synchronous"))
-
-    def __exit__(self, *_error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.stack.close()
-
-
-_SETTINGS = _SharedSettings()
-
-
-def exit_wave(specimen: Specimen, field: Field, *, points: tuple[int, int] | None = None,
-              stored: tuple[int, int] | None = None) -> np.ndarray:
-    """Multislice of one specimen, cropped in Fourier space to the stored sampling.
-
-    Parameters
-    ----------
-    specimen : Specimen
-    field : Field
-        Energy, sampling and slice thickness.
-    points, stored : (int, int), optional
-        Samples (y, x) of the multislice and of the result; by default those of `field`.
-
-    Returns
-    -------
-    ndarray, complex64, shape (y, x)
-        Mean intensity close to 1, periodic.
-    """
-    import abtem
-    from ase import Atoms
-
-    ny, nx = points or (field.wave_points,) * 2
-    atoms = Atoms(numbers=np.repeat([79, 6], [len(specimen.gold), len(specimen.carbon)]),
-                  positions=np.concatenate([specimen.gold, specimen.carbon]), cell=specimen.box, pbc=True)
-    with _SETTINGS:
-        potential = abtem.Potential(atoms, gpts=(nx, ny), slice_thickness=field.slice_thickness)
-        wave = abtem.PlaneWave(energy=field.energy * 1e3).multislice(potential, lazy=False)
-    return fourier_resample(to_image_axes(wave.array), stored or (field.stored_points,) * 2)
-
-
-def fourier_resample(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resample a periodic image to another number of samples by cropping or padding its spectrum.
-
-    Parameters
-    ----------
-    image : ndarray, shape (y, x), real or complex
-    shape : (int, int)
-        Samples (y, x) over the same period; sample (0, 0) stays.
-
-    Returns
-    -------
-    ndarray, float32 or complex64
-        The spectrum at the smaller of the two Nyquist frequencies is left out.
-
-    Examples
-    --------
-    >>> x = np.cos(2 * np.pi * np.arange(8) / 8)[None].repeat(8, 0)
-    >>> bool(np.allclose(fourier_resample(x, (8, 16))[:, ::2], x, atol=1e-6))
-    True
-    """
-    real = not np.iscomplexobj(image)
-    single = np.float32 if real else np.complex64
-    image = image.astype(single)
-    if image.shape == tuple(shape):
-        return image
-    spectrum = fft.rfft2(image) if real else fft.fft2(image)
-    out = np.zeros((shape[0], shape[1] // 2 + 1) if real else shape, np.complex64)
-    rows, cols = ((min(a, b) - 1) // 2 for a, b in zip(image.shape, shape, strict=True))
-    keep = np.ix_(np.arange(-rows, rows + 1), np.arange(0 if real else -cols, cols + 1))
-    out[keep] = spectrum[keep]
-    result = fft.irfft2(out, s=shape) if real else fft.ifft2(out)
-    return result * np.float32(shape[0] * shape[1] / image.size)
-
-
 @dataclass(frozen=True)
 class Optics:
     """What the lenses, the apertures and the motion of the specimen do to one image.
 
-    ``defocus``, ``cs``, ``focal_spread`` (1/e width), ``astigmatism``, ``blur`` (sigma) and
-    ``drift`` (y, x) in angstrom; ``convergence`` in radian; ``aperture`` in 1/angstrom;
-    ``absorption_length`` [angstrom of gold] is infinite where gold does not absorb.
+    ``defocus``, ``cs``, ``focal_spread`` (1/e width), ``astigmatism`` (C12), ``coma`` (C21),
+    ``blur`` (sigma) and ``drift`` (y, x) in angstrom; ``convergence`` and the angles in radian;
+    ``aperture`` in 1/angstrom; ``absorption_length`` [angstrom of gold] is infinite where gold does
+    not absorb.
     """
 
     defocus: float = 0.0
@@ -151,135 +58,176 @@ class Optics:
     absorption_length: float = np.inf
     blur: float = 0.0
     drift: tuple[float, float] = (0.0, 0.0)
+    coma: float = 0.0
+    coma_angle: float = 0.0
 
-    def transfer(self, ky: np.ndarray, kx: np.ndarray, energy: float) -> np.ndarray:
-        """Factor on the wave at these frequencies [1/angstrom].
+    def phase(self, ky: np.ndarray, kx: np.ndarray, energy: float) -> np.ndarray:
+        """Aberration phase chi [radian] at these frequencies [1/angstrom].
 
-        The phase plate and the envelopes of temporal and (quasi-coherent) spatial coherence:
-        Kirkland, Advanced Computing in Electron Microscopy, ch. 3.
+        ``chi = 2 pi / lambda (C30 a^4 / 4 - defocus a^2 / 2 + C12 a^2 cos 2(phi - phi12) / 2 +
+        C21 a^3 cos(phi - phi21) / 3)`` with the angles a = lambda k and phi = atan2(ky, kx):
+        Krivanek, Dellby and Lupini, Ultramicroscopy 78, 1 (1999).
         """
         lam = wavelength(energy)
         k2 = ky**2 + kx**2
-        a2 = lam**2 * k2
-        chi = (np.pi / lam) * (0.5 * self.cs * a2**2 - self.defocus * a2)
+        chi = k2 * (0.5 * np.pi * lam**3 * self.cs * k2 - np.pi * lam * self.defocus)
         if self.astigmatism:
-            chi = chi + (np.pi / lam) * self.astigmatism * a2 * np.cos(
-                2 * (np.arctan2(ky, kx) - self.astigmatism_angle))
-        envelope = np.exp(-(0.5 * np.pi * lam * self.focal_spread * k2) ** 2)
+            along, across = np.cos(2 * self.astigmatism_angle), np.sin(2 * self.astigmatism_angle)
+            chi += np.pi * lam * self.astigmatism * (float(along) * (kx**2 - ky**2) + float(2 * across) * kx * ky)
+        if self.coma:
+            direction = float(np.cos(self.coma_angle)) * kx + float(np.sin(self.coma_angle)) * ky
+            chi += 2 / 3 * np.pi * lam**2 * self.coma * k2 * direction
+        return chi
+
+    def envelope(self, k2: np.ndarray, energy: float) -> np.ndarray:
+        """Amplitude that coherence and aperture let through at these k^2 [1/angstrom^2].
+
+        Temporal and (quasi-coherent) spatial coherence: Kirkland, Advanced Computing in Electron
+        Microscopy, ch. 3.
+        """
+        lam = wavelength(energy)
+        exponent = (0.5 * np.pi * lam * self.focal_spread) ** 2 * k2**2
         if self.convergence:
-            slope = np.sqrt(k2) * (self.cs * a2 - self.defocus)
-            envelope = envelope * np.exp(-(np.pi * self.convergence * slope) ** 2)
+            exponent = exponent + (np.pi * self.convergence) ** 2 * k2 * (self.cs * lam**2 * k2 - self.defocus) ** 2
+        passed = np.exp(-exponent)
         if np.isfinite(self.aperture):
-            # an edge as soft as one percent: a hard one rings, and no real aperture is that sharp
-            envelope = envelope * 0.5 * (1 - np.tanh((np.sqrt(k2) - self.aperture) / (0.02 * self.aperture)))
-        return (envelope * np.exp(-1j * chi)).astype(np.complex64)
+            width = APERTURE_EDGE * self.aperture
+            passed = passed * (0.5 - 0.5 * np.tanh((np.sqrt(k2) - self.aperture) / width))
+        return passed
+
+    def transfer(self, ky: np.ndarray, kx: np.ndarray, energy: float) -> np.ndarray:
+        """Factor on the wave at these frequencies [1/angstrom]: envelope times exp(-i chi)."""
+        chi = self.phase(ky, kx, energy)
+        passed = self.envelope(ky**2 + kx**2, energy)
+        out = np.empty(chi.shape, np.complex64)
+        np.multiply(passed, np.cos(chi), out=out.real, casting="same_kind")
+        np.multiply(passed, np.sin(-chi), out=out.imag, casting="same_kind")
+        return out
 
     def motion(self, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
         """Real factor of vibration and drift on the intensity at these frequencies."""
-        still = np.exp(-2 * (np.pi * self.blur) ** 2 * (ky**2 + kx**2))
-        return (still * np.sinc(ky * self.drift[0] + kx * self.drift[1])).astype(np.float32)
+        still = (np.exp(-2 * (np.pi * self.blur * k) ** 2) for k in (ky, kx))
+        factor = next(still) * next(still)
+        if any(self.drift):
+            phase = np.pi * (ky * float(self.drift[0]) + kx * float(self.drift[1]))
+            phase[phase == 0] = 1e-9
+            factor = factor * (np.sin(phase) / phase)
+        return factor.astype(np.float32)
+
+    def limit(self, energy: float, highest: float) -> float:
+        """Frequency beyond which no more than 1e-5 of the wave's amplitude is let through [1/angstrom]."""
+        k = np.linspace(0, highest, 512)
+        passed = np.flatnonzero(self.envelope(k**2, energy) > NOTHING)
+        return float(k[min(passed[-1] + 1, 511)]) if passed.size else highest
 
 
-def expected_image(wave: np.ndarray, sampling: float, optics: Optics, *, energy: float = 300.0,
-                   gold_thickness: np.ndarray | None = None) -> np.ndarray:
-    """Expected intensity of a periodic exit wave, at half the sampling so that nothing folds.
+def expected_images(wave: np.ndarray, sampling: float | tuple[float, float], optics: Sequence[Optics], *,
+                    energy: float = 300.0, gold_thickness: np.ndarray | None = None,
+                    shapes: Sequence[tuple[int, int]] | None = None) -> list[np.ndarray]:
+    """Expected intensities of one periodic exit wave under several optics.
+
+    The wave is transformed once, and once more for every other absorption length.
 
     Parameters
     ----------
     wave : ndarray, complex, shape (y, x)
         Exit wave, incident intensity 1.
-    sampling : float
-        Of the wave [angstrom].
-    optics : Optics
+    sampling : float or (float, float)
+        Of the wave (y, x) [angstrom].
+    optics : sequence of Optics
+        One for each image.
     energy : float
         [kV]
     gold_thickness : ndarray, optional
         Projected gold [angstrom] at any sampling over the same field, for absorption.
+    shapes : sequence of (int, int), optional
+        Samples (y, x) of each image over the same field; by default (2 y, 2 x), which holds all
+        that an image of this wave can have. A coarser grid holds what is below its Nyquist frequency.
 
     Returns
     -------
-    ndarray, float32, shape (2 y, 2 x)
+    list of ndarray, float32, shape (y, x)
         Electrons for each incident electron.
+
+    Examples
+    --------
+    >>> wave = np.exp(1j * 0.1 * np.cos(2 * np.pi * np.arange(40) / 10))[None].repeat(40, 0)
+    >>> flat, under = expected_images(wave, 0.25, [Optics(), Optics(defocus=160)])
+    >>> bool(np.ptp(flat) < 1e-5), bool(np.ptp(under) > 0.3)
+    (True, True)
     """
-    if gold_thickness is not None and np.isfinite(optics.absorption_length):
-        t = fourier_resample(gold_thickness, wave.shape)
-        wave = wave * np.exp(np.clip(t, 0, None) * np.float32(-0.5 / optics.absorption_length))
-    ny, nx = wave.shape
-    ky = np.fft.fftfreq(ny, sampling).astype(np.float32)[:, None]
-    kx = np.fft.fftfreq(nx, sampling).astype(np.float32)[None]
-    spectrum = fft.fft2(wave.astype(np.complex64)) * optics.transfer(ky, kx, energy)
-    padded = np.zeros((2 * ny, 2 * nx), np.complex64)
-    rows, cols = np.arange(-(ny // 2), ny - ny // 2), np.arange(-(nx // 2), nx - nx // 2)
-    padded[np.ix_(rows, cols)] = spectrum[np.ix_(rows, cols)]
-    image = np.abs(fft.ifft2(padded) * np.float32(4)) ** 2
-    if optics.blur or any(optics.drift):
-        ky = np.fft.fftfreq(2 * ny, sampling / 2).astype(np.float32)[:, None]
-        kx = np.fft.rfftfreq(2 * nx, sampling / 2).astype(np.float32)[None]
-        image = fft.irfft2(fft.rfft2(image) * optics.motion(ky, kx), s=image.shape)
-    return image.astype(np.float32)
+    sampling = (float(sampling),) * 2 if np.ndim(sampling) == 0 else tuple(map(float, sampling))
+    wave = np.asarray(wave, np.complex64)
+    if wave.ndim != 2 or min(sampling) <= 0:
+        raise InputError(f"found a wave of shape {wave.shape} with sampling {sampling}; expected (y, x) and angstrom "
+                         "above 0")
+    shapes = shapes or [(2 * wave.shape[0], 2 * wave.shape[1])] * len(optics)
+    spectra: dict[float, np.ndarray] = {}
+    out = []
+    for lens, shape in zip(optics, shapes, strict=True):
+        length = lens.absorption_length if gold_thickness is not None else np.inf
+        if length not in spectra:
+            spectra = {k: v for k, v in spectra.items() if k == np.inf}
+            spectra[length] = fft.fft2(_absorbed(wave, gold_thickness, length))
+        out.append(_image(spectra[length], sampling, lens, energy, tuple(shape)))
+    return out
 
 
-@dataclass(frozen=True)
-class Camera:
-    """Pixel size [angstrom], dose [electrons/angstrom^2] and amplitude MTF of one recording.
-
-    MTF(k) = floor + (1 - floor) / (1 + (k / scale)^power), k in units of the Nyquist frequency.
-    """
-
-    pixel_size: float
-    dose: float
-    mtf_scale: float = 0.5
-    mtf_power: float = 2.5
-    mtf_floor: float = 0.0
-    hot_pixels: int = 0
-
-    def mtf(self, k: np.ndarray) -> np.ndarray:
-        """Amplitude MTF at k in units of Nyquist."""
-        return self.mtf_floor + (1 - self.mtf_floor) / (1 + (k / self.mtf_scale) ** self.mtf_power)
-
-    @property
-    def binned(self) -> int:
-        """Camera pixels drawn as one.
-
-        Poisson counts of neighbouring pixels add up to Poisson counts, and the network sees
-        nothing beyond 1.0 1/angstrom: a camera far finer than that gives the same input when
-        2 x 2 or more of its pixels are drawn as one, with the MTF kept at its absolute frequencies.
-        """
-        return max(1, int(BINNED_SAMPLING / self.pixel_size + 1e-6))
+def expected_image(wave: np.ndarray, sampling: float | tuple[float, float], optics: Optics, *, energy: float = 300.0,
+                   gold_thickness: np.ndarray | None = None, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the one image of `expected_images` for one optics: float32, (2 y, 2 x) unless a shape is given."""
+    return expected_images(wave, sampling, [optics], energy=energy, gold_thickness=gold_thickness,
+                           shapes=None if shape is None else [shape])[0]
 
 
-def record(expectation: np.ndarray, camera: Camera, rng: np.random.Generator, *, binned: int = 1) -> np.ndarray:
-    """Turn an expected image on the camera's grid into counts.
+def _absorbed(wave: np.ndarray, thickness: np.ndarray | None, length: float) -> np.ndarray:
+    if thickness is None or not np.isfinite(length):
+        return wave
+    return wave * np.exp(np.clip(fourier_resample(thickness, wave.shape), 0, None) * np.float32(-0.5 / length))
 
-    Poisson noise first, then the MTF: a scintillator blurs the electrons it has caught, so the
-    noise is coloured as the image is. `MTF_MARGIN` pixels on each side are cut off after the
-    filter, so that nothing wraps around.
 
-    Parameters
-    ----------
-    expectation : ndarray, shape (y + 2 MTF_MARGIN, x + 2 MTF_MARGIN)
-        Electrons for each incident electron.
-    camera : Camera
-    rng : numpy.random.Generator
-    binned : int
-        Camera pixels that one sample stands for, along each axis.
+def _image(spectrum: np.ndarray, sampling: tuple[float, float], optics: Optics, energy: float,
+           shape: tuple[int, int]) -> np.ndarray:
+    """Intensity of a wave's spectrum under these optics, on a grid of this shape over the same period."""
+    period = [n * s for n, s in zip(spectrum.shape, sampling, strict=True)]
+    top = np.hypot(*(0.5 / s for s in sampling))
+    limit = optics.limit(energy, top)
+    # an even number of samples of the wave would leave one frequency without its counterpart
+    band = [n if limit >= top else min(n, 2 * int(limit * p) + 3)
+            for n, p in zip(spectrum.shape, period, strict=True)]
+    grid = [fft.next_fast_len(2 * n) for n in band]
+    ky, kx = (_frequencies(n, p) for n, p in zip(band, period, strict=True))
+    part = _crop(spectrum, band) * optics.transfer(ky[:, None], kx[None], energy)
+    scale = np.float32(grid[0] * grid[1] / spectrum.size)
+    amplitude = fft.ifft2(_crop(part, grid) * scale, overwrite_x=True)
+    image = amplitude.real**2 + amplitude.imag**2
+    still = not (optics.blur or any(optics.drift))
+    if still and tuple(grid) == shape:
+        return image
+    half = fft.rfft2(image)
+    if not still:
+        ky, kx = _frequencies(grid[0], period[0]), _frequencies(grid[1], period[1])[:half.shape[1]]
+        half *= optics.motion(ky[:, None], np.abs(kx)[None])
+    if tuple(grid) != shape:
+        half = resize_spectrum(half, shape, columns=grid[1])
+    return fft.irfft2(half, s=shape)
 
-    Returns
-    -------
-    ndarray, float32, shape (y, x)
-        Electrons a sample, blurred.
-    """
-    electrons = camera.dose * (camera.pixel_size * binned) ** 2
-    counts = rng.poisson(np.clip(expectation, 0, None) * electrons).astype(np.float32)
-    ky = np.fft.fftfreq(counts.shape[0])[:, None] * 2 / binned
-    kx = np.fft.rfftfreq(counts.shape[1])[None] * 2 / binned
-    image = fft.irfft2(fft.rfft2(counts) * camera.mtf(np.hypot(ky, kx)).astype(np.float32), s=counts.shape)
-    m = MTF_MARGIN
-    image = np.ascontiguousarray(image[m:-m, m:-m])
-    if camera.hot_pixels:
-        at = tuple(rng.integers(0, n, camera.hot_pixels) for n in image.shape)
-        image[at] += rng.uniform(5, 30, camera.hot_pixels) * image.std()
-    return image
+
+def _frequencies(n: int, period: float) -> np.ndarray:
+    return np.fft.fftfreq(n, period / n).astype(np.float32)
+
+
+def _crop(spectrum: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Spectrum on a smaller or larger grid, every frequency kept that both have."""
+    if tuple(shape) == spectrum.shape:
+        return spectrum
+    out = np.zeros(tuple(shape), np.complex64)
+    n, m = (min(a, b) for a, b in zip(shape, spectrum.shape, strict=True))
+    # as fftfreq counts: (n + 1) // 2 frequencies from 0 up, n // 2 negative ones
+    for y in (slice(0, (n + 1) // 2), slice(-(n // 2), None)):
+        for x in (slice(0, (m + 1) // 2), slice(-(m // 2), None)):
+            out[y, x] = spectrum[y, x]
+    return out
 
 
 def draw_optics(imaging: Imaging, rng: np.random.Generator) -> Optics:
@@ -287,6 +235,7 @@ def draw_optics(imaging: Imaging, rng: np.random.Generator) -> Optics:
     underfocus = rng.random() >= imaging.overfocus_fraction
     corrected = rng.random() < imaging.corrected_fraction
     angle, drift = rng.uniform(0, np.pi), imaging.drift.draw(rng)
+    later = rng.spawn(1)[0]  # the stream of what was drawn before there was coma stays as it was
     return Optics(
         defocus=imaging.defocus.draw(rng) * (1 if underfocus else -1 / 3),
         cs=(imaging.cs_corrected if corrected else imaging.cs).draw(rng) * 1e7,
@@ -299,13 +248,6 @@ def draw_optics(imaging: Imaging, rng: np.random.Generator) -> Optics:
                            if rng.random() < imaging.absorption_fraction else np.inf),
         blur=imaging.blur.draw(rng),
         drift=(drift * np.sin(angle), drift * np.cos(angle)),
-    )
-
-
-def draw_camera(imaging: Imaging, rng: np.random.Generator) -> Camera:
-    """Draw the camera of one image."""
-    return Camera(
-        pixel_size=imaging.pixel_size.draw(rng), dose=imaging.dose.draw(rng), mtf_scale=imaging.mtf_scale.draw(rng),
-        mtf_power=imaging.mtf_power.draw(rng), mtf_floor=imaging.mtf_floor.draw(rng),
-        hot_pixels=imaging.hot_pixels.draw_integer(rng),
+        coma=imaging.coma.draw(later),
+        coma_angle=later.uniform(0, 2 * np.pi),
     )
