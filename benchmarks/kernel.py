@@ -65,7 +65,21 @@ def tables(options: Options) -> list[Table]:
                      f"FMA peak on {threads} thread(s) not measured: this build has no fma_peak")
         for depth in options.size((50, 100), (12,)):
             rows += _setting(draw(depth), side, threads, peak, present, options)
-    return [Table("MSD-net, one image", rows, notes)]
+    return [Table("MSD-net, one image", rows, notes + _summary(rows))]
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """Say for each setting how the better of the two inference runtimes compares, by graph."""
+    lines = []
+    for depth, threads in dict.fromkeys((r.depth, r.threads) for r in rows):
+        for form in (others.FORMS[0], None):
+            best = max((r for r in rows if (r.depth, r.threads) == (depth, threads) and r.what in others.RUNTIMES
+                        and form in (r.form, None)), key=lambda r: r.rate, default=None)
+            if best:
+                lines.append(f"depth {depth}, {threads} thread(s), against the better of onnxruntime and OpenVINO, "
+                             f"{'graph as exported' if form else 'any graph'}: {best.ratio} times "
+                             f"({best.what}, {best.form}, {best.way})")
+    return lines
 
 
 def _peak(threads: int, options: Options) -> Spread | None:

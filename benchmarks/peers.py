@@ -19,12 +19,12 @@ from hrtem_dask.kernels.msdnet.weights import MSDWeights
 from .common import timed, torch_threads
 from .graphs import FORMS, onnx_bytes
 
-__all__ = ["PEERS", "Peer", "Way", "absent", "best_way"]
+__all__ = ["FORMS", "PEERS", "RUNTIMES", "Peer", "Way", "absent", "best_way", "pixels", "sample"]
 
 #: tiles (side, batch) that are tried, and the whole image after them; on one thread a batch gains nothing
-TILES = ((128, 1), (128, 4), (256, 1), (256, 4), (512, 1))
+TILES = ((128, 1), (128, 4), (256, 1), (512, 1))
 #: a way that would take longer than this at the best rate so far is not tried [second]
-TOO_LONG = 20.0
+TOO_LONG = 8.0
 #: a side is the last one tried where its rate is below this part of the best
 LOST = 0.7
 
@@ -54,7 +54,6 @@ class Peer:
     """
 
     name: str
-    package: str
     needs: tuple[str, ...]
     forms: tuple[str, ...]
     open: Callable[[MSDWeights, str, tuple[int, ...], int, bool], object]
@@ -149,10 +148,12 @@ def _openvino(weights: MSDWeights, form: str, shape: tuple[int, ...], threads: i
     yield run
 
 
+#: the peers that are made for inference
+RUNTIMES = ("onnxruntime", "OpenVINO float32")
 PEERS = (
-    Peer("PyTorch, torch.cat", "torch", ("torch",), ("MSDNet.forward", "padded by conv2d"), _torch),
-    Peer("onnxruntime", "onnxruntime", ("onnx", "onnxruntime"), FORMS, _onnxruntime),
-    Peer("OpenVINO float32", "openvino", ("onnx", "openvino"), FORMS, _openvino),
+    Peer("PyTorch, torch.cat", ("torch",), ("MSDNet.forward", "padded by conv2d"), _torch),
+    Peer(RUNTIMES[0], ("onnx", "onnxruntime"), FORMS, _onnxruntime),
+    Peer(RUNTIMES[1], ("onnx", "openvino"), FORMS, _openvino),
 )
 
 

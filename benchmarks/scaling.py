@@ -48,7 +48,7 @@ class Row:
 
 def tables(options: Options) -> list[Table]:
     """Measure all numbers of workers up to the cores there are, at all pixel sizes."""
-    frames, side = options.size((48, 1024), (4, 96))
+    frames, side = options.size((32, 1024), (4, 96))
     model = model_of(options.size(DEPTH, 4))
     numbers = [n for n in (1, 2, 4, 8, 16) if n <= options.threads]
     times: dict[tuple[float, int], Any] = {}

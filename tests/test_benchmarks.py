@@ -158,9 +158,9 @@ def test_a_wrong_answer_is_not_timed(monkeypatch):
 
 def test_the_best_way_is_the_fastest_and_the_search_ends_when_it_is_lost(monkeypatch):
     rates = {128: 5e5, 256: 1e6, 512: 6e5, 1024: 1e7}
-    monkeypatch.setattr(peers, "_rate", lambda peer, weights, form, way, threads: rates[way.side] + way.batch)
+    monkeypatch.setattr(peers, "_rate", lambda peer, weights, form, way, threads: rates[way.side])
     best, tried = peers.best_way(peers.PEERS[0], common.draw(3), "", 2, 1024)
-    assert best == peers.Way(256, 4)
+    assert best == peers.Way(256, 1)
     assert {w.side for w in tried} == {128, 256, 512}
     assert any(w.apart for w in tried)
 
@@ -169,6 +169,24 @@ def test_what_would_take_too_long_is_not_tried(monkeypatch):
     monkeypatch.setattr(peers, "_rate", lambda peer, weights, form, way, threads: 1024**2 / peers.TOO_LONG)
     _, tried = peers.best_way(peers.PEERS[0], common.draw(3), "", 1, 1024)
     assert {w.side for w in tried} == {128, 256, 512}
+
+
+def test_the_summary_takes_the_better_runtime_of_each_setting():
+    def row(what, form, rate, threads=2):
+        ratio = common.Spread(9 / rate, 10 / rate, 11 / rate)
+        return kernel.Row(50, threads, what, form, "way", rate, None, None, ratio, 0.0)
+
+    first, second = graphs.FORMS
+    lines = kernel._summary([
+        row("PyTorch, torch.cat", "MSDNet.forward", 50.0), row("hrtem_dask, compiled", None, 100.0),
+        row(peers.RUNTIMES[0], first, 1.0), row(peers.RUNTIMES[1], first, 2.0),
+        row(peers.RUNTIMES[0], second, 4.0), row(peers.RUNTIMES[0], first, 8.0, threads=1),
+    ])
+    assert ["4.50 / 5.00 / 5.50" in lines[0], "2.25 / 2.50 / 2.75" in lines[1]] == [True, True]
+    assert "graph as exported" in lines[0]
+    assert peers.RUNTIMES[1] in lines[0]
+    assert peers.RUNTIMES[0] in lines[1]
+    assert all("1 thread" in line for line in lines[2:])
 
 
 @pytest.mark.parametrize(("tile", "side", "windows"), [(512, 1024, 3), (256, 1024, 7), (1024, 1024, 1), (300, 500, 3)])
