@@ -105,17 +105,20 @@ def frame_spec(
 
 
 def _cut(n: int, blocks: Sequence[int]) -> tuple[int, int]:
-    """Sides of a chunk and of a shard along an axis of n pixels, a shard to a block where that can be.
+    """Sides of a chunk and of a shard along an axis of n pixels, such that no shard needs two blocks where that can be.
 
     Examples
     --------
-    >>> _cut(32768, (1920,) * 17 + (128,)), _cut(32768, (1627,) * 20 + (228,)), _cut(9000, (3000, 1000, 5000))
-    ((480, 1920), (1627, 1627), (512, 2048))
+    >>> _cut(32768, (1920,) * 16 + (2048,)), _cut(32768, (1627,) * 19 + (1855,)), _cut(32768, (9600,) * 3 + (3968,))
+    ((480, 1920), (1627, 1627), (400, 3200))
+    >>> _cut(9000, (3000, 1000, 5000)), _cut(9000, ())
+    ((512, 2048), (512, 2048))
     """
-    even = bool(blocks) and len(set(blocks[:-1])) <= 1 and blocks[-1] <= blocks[0]
-    if even and CHUNK <= blocks[0] <= 2 * SIDE:
-        parts = range(-(-blocks[0] // CHUNK), blocks[0] // (CHUNK // 2) + 1)
-        return next((blocks[0] // k for k in parts if blocks[0] % k == 0), blocks[0]), blocks[0]
+    block = blocks[0] if len(set(blocks[:-1])) == 1 else 0
+    for shard in (block // k for k in range(1, block // CHUNK + 1) if block % k == 0):
+        if shard <= 2 * SIDE:
+            parts = range(-(-shard // CHUNK), shard // (CHUNK // 2) + 1)
+            return next((shard // k for k in parts if shard % k == 0), shard), shard
     return min(CHUNK, n), min(SIDE, -(-n // CHUNK) * CHUNK)
 
 
