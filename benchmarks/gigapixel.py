@@ -141,7 +141,7 @@ def on_fresh_workers(work: Callable[[Any], dict[str, Any]], workers: int) -> dic
     from distributed import Client, LocalCluster
 
     with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0,
-                      dashboard_address=None) as cluster, Client(cluster) as client:
+                      dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         base = client.run(_imports)
         started = time.perf_counter()
         out = work(client)

@@ -143,7 +143,7 @@ def test_labels_of_lazy_frames_are_written_by_a_cluster(tmp_path: Path, shards, 
     p = np.random.default_rng(4).random((1, 1200, 900)).astype(np.float32)
     p[0, 600] = 1
     labels = label_particles(make_movie(da.from_array(p, chunks=(1, 512, 512)), pixel_size=1.0), threshold=0.8)
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster, \
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster, \
             Client(cluster):
         store.write_movie(tmp_path / "l.zarr", labels, name="labels")
     with dask.config.set(scheduler="synchronous"):
