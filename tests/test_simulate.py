@@ -16,7 +16,9 @@ from hrtem_dask import simulate
 from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
 from hrtem_dask.detector import MTF
 from hrtem_dask.kernels.resample import resample
+from hrtem_dask.simulate.crystals import metal_particle
 from hrtem_dask.simulate.draws import draw_example, draw_frame, truth_at
+from hrtem_dask.simulate.films import amorphous_block
 from hrtem_dask.simulate.labels import gold_thickness, particle_mask
 from hrtem_dask.simulate.microscope import (
     MTF_MARGIN,
@@ -32,10 +34,9 @@ from hrtem_dask.simulate.recipe import Span, load_recipe, shipped_recipes
 from hrtem_dask.simulate.sets import Sample, load_sample, structure_path
 from hrtem_dask.simulate.structures import (
     Specimen,
-    amorphous_block,
+    assemble,
     build_specimen,
     film_blocks,
-    gold_particle,
     is_free,
     place_particles,
 )
@@ -105,7 +106,7 @@ def test_missing_and_broken_recipe_files(tmp_path):
 @pytest.mark.parametrize("twin", [False, True])
 def test_gold_keeps_its_bond_length_and_density(rng, twin):
     for _ in range(4):
-        p = gold_particle(36.0, rng, twin=twin)
+        p = metal_particle(36.0, rng, twin=twin).positions
         nearest = cKDTree(p).query(p, k=2)[0][:, 1]
         assert nearest.min() == pytest.approx(4.078 / np.sqrt(2), abs=0.01)
         assert np.percentile(nearest, 99) == pytest.approx(4.078 / np.sqrt(2), abs=0.01)
@@ -116,7 +117,7 @@ def test_gold_keeps_its_bond_length_and_density(rng, twin):
 def test_gold_takes_any_orientation(rng):
     directions = []
     for _ in range(12):
-        p = gold_particle(14.0, rng)
+        p = metal_particle(14.0, rng).positions
         pairs = cKDTree(p).query_pairs(3.0, output_type="ndarray")
         bond = p[pairs[0, 0]] - p[pairs[0, 1]]
         directions.append(np.abs(bond[2]) / np.linalg.norm(bond))
@@ -191,7 +192,7 @@ def test_mask_closes_gaps_and_fills_holes():
 
 
 def test_gold_thickness_is_the_volume_over_the_area(rng):
-    p = gold_particle(30.0, rng) + 30.0
+    p = metal_particle(30.0, rng).positions + 30.0
     t = gold_thickness(p, (60, 60), 1.0)
     assert t.sum() == pytest.approx(len(p) * 4.078**3 / 4, rel=1e-4)
     assert t.max() == pytest.approx(30, rel=0.3)
@@ -216,7 +217,9 @@ def test_fourier_resampling_keeps_what_both_grids_hold(n, m, order, axis):
 
 
 def gold_atom(x: float, y: float, box: tuple[float, float]) -> Specimen:
-    return Specimen(np.array([[x, y, 2.0]]), np.zeros((0, 3)), (box[1], box[0], 4.0))
+    atom = assemble([np.array([[x, y, 2.0]])], [], (box[1], box[0]))
+    assert atom.box == (box[1], box[0], 4.0)
+    return atom
 
 
 def test_exit_wave_and_contrast_follow_the_conventions():

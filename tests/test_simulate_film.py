@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrtem_dask.simulate.structures import BLOCK_HEIGHT, amorphous_block, carbon_film, rough_surface
+from hrtem_dask.simulate.films import BLOCK_HEIGHT, amorphous_block, carbon_film, rough_surface
 
 
 @pytest.mark.parametrize(("thickness", "roughness"), [(15.0, 0.0), (30.0, 3.0), (95.0, 4.0)])

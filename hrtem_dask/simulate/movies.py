@@ -15,11 +15,12 @@ from scipy.spatial.transform import Rotation
 from ..core.calibration import check_pixel_size, make_movie
 from ..core.errors import InputError
 from ..core.provenance import record as provenance
+from .films import carbon_film
 from .labels import gold_thickness, particle_mask
 from .microscope import MTF_MARGIN, Camera, Optics, exit_wave, expected_image, fourier_resample, record
 from .recipe import Recipe, load_recipe
 from .sets import THICKNESS_SAMPLING, TRUTH_SAMPLING, run_tasks
-from .structures import Specimen, assemble, carbon_film, film_blocks, place_particles
+from .structures import Specimen, assemble, film_blocks, place_particles
 
 __all__ = ["movie"]
 

@@ -1,188 +1,97 @@
-"""Atoms: gold particles of any shape and orientation, amorphous films, whole fields of view.
+"""Whole fields of view: particles on, under or at the edge of a support, sheets, vacuum.
 
 Positions are columns (x, y, z) in angstrom, as ASE and abTEM want them; z runs with the beam.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
-from .recipe import Particles, Recipe
+from .crystals import Cluster, metal_particle
+from .films import BLOCK_HEIGHT, Edge, amorphous_block, carbon_film, draw_edge
+from .matter import Particles, Sheet, Support, words
+from .oxides import ceria_slab
+from .recipe import Recipe
+from .sheets import SULPHUR_DISTANCE, disulphide_sheet
 
-__all__ = ["Specimen", "amorphous_block", "build_specimen", "carbon_film", "gold_particle"]
+if TYPE_CHECKING:
+    from ase import Atoms
 
-GOLD_LATTICE = 4.078  # angstrom
-BASIS = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
-N111 = np.array([[a, b, c] for a in (1, -1) for b in (1, -1) for c in (1, -1)]) / np.sqrt(3)
-N100 = np.concatenate([np.eye(3), -np.eye(3)])
-CARBON_GAP = 2.4  # angstrom: closest carbon to gold
-BLOCK_HEIGHT = 40.0  # angstrom
+__all__ = ["Specimen", "assemble", "build_specimen", "film_blocks", "place_clusters", "place_particles"]
+
+GAPS = {6: 2.4}  # angstrom: closest carbon to a particle; other supports keep the next
+GAP = 2.1  # angstrom: gold to the oxygen of an oxide
+SHEET_GAP = 3.2  # angstrom: between a sheet and a film
 BLOCKS = 3
+#: a particle beside a support that ends in the field reaches over its edge by at least so much of its radius
+GRIP = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Specimen:
-    """A field of view, periodic in x and y.
+    """A field of view, periodic in x and y; the atoms of the particles come first.
 
     Parameters
     ----------
-    gold, carbon : ndarray, shape (n, 3)
-        Positions (x, y, z) [angstrom].
+    numbers : ndarray, int, shape (n,)
+        Atomic numbers; 0 is a vacant site: no atom, but its column is known.
+    positions : ndarray, shape (n, 3)
+        (x, y, z) [angstrom].
     box : (float, float, float)
         Size of the cell along x, y, z [angstrom].
+    particle : ndarray, int32, shape (n,)
+        Particle of each atom from 1; 0 in supports and sheets.
+    column : ndarray, int32, shape (n,)
+        Column of each atom from 1, counted over the field; 0 for atoms of no column.
     particles : list of dict
-        ``x, y, diameter`` [angstrom] and ``atoms`` of each particle, as placed.
+        ``x, y, diameter`` [angstrom] and ``atoms`` of each particle, as placed, and what
+        `metal_particle` says of it.
     film_thickness : float
-        Mean thickness of the film [angstrom], 0 where there is none.
+        Mean thickness of the support [angstrom], 0 where there is none.
+    support : str
+        carbon, CeO2 or none.
+    sheet : dict
+        What `disulphide_sheet` says of the sheet; empty where there is none.
     """
 
-    gold: np.ndarray
-    carbon: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
     box: tuple[float, float, float]
-    particles: list[dict] = field(default_factory=list)
+    particle: np.ndarray
+    column: np.ndarray
+    particles: list[dict[str, Any]] = field(default_factory=list)
     film_thickness: float = 0.0
+    support: str = "none"
+    sheet: dict[str, Any] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.positions)
 
-def gold_particle(diameter: float, rng: np.random.Generator, *, elongation: float = 1.0, height: float = 1.0,
-                  twin: bool = False) -> np.ndarray:
-    """Cut one randomly truncated and oriented fcc particle.
+    @property
+    def gold(self) -> np.ndarray:
+        """Positions of the atoms of the particles, of whatever metal."""
+        return self.positions[(self.particle > 0) & (self.numbers > 0)]
 
-    Parameters
-    ----------
-    diameter : float
-        Mean diameter in projection [angstrom].
-    rng : numpy.random.Generator
-        Source of all randomness.
-    elongation, height : float
-        Longest over shortest axis in the plane; height along the beam over the diameter.
-    twin : bool
-        Whether one half is mirrored at a {111} plane.
+    @property
+    def carbon(self) -> np.ndarray:
+        """Positions of all atoms that belong to no particle."""
+        return self.positions[(self.particle == 0) & (self.numbers > 0)]
 
-    Returns
-    -------
-    ndarray, shape (n, 3)
-        Positions (x, y, z) around the origin [angstrom]; at least one atom.
+    def atoms(self) -> Atoms:
+        """Return the atoms, without vacant sites, for ASE and abTEM."""
+        from ase import Atoms
 
-    Notes
-    -----
-    The shape is an ellipsoid cut by {111} and {100} facets at random distances; {111} lies
-    nearer, as on gold. A low particle is not squeezed but cut by planes across the beam, as by
-    the film it lies on and by a facet on top: its rim stays steep in projection.
-
-    Examples
-    --------
-    >>> atoms = gold_particle(20.0, np.random.default_rng(0))
-    >>> 100 < len(atoms) < 300
-    True
-    """
-    r = diameter / 2
-    stretch = np.sqrt(elongation)
-    axes = np.array([r * stretch, r / stretch, r])
-    reach = 1.05 * axes.max() + GOLD_LATTICE
-    n = int(np.ceil(reach / GOLD_LATTICE))
-    cells = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
-    p = (cells + BASIS).reshape(-1, 3) * GOLD_LATTICE
-    p -= rng.random(3) * GOLD_LATTICE
-    p = p[(p**2).sum(1) < reach**2]
-    if twin:
-        normal = N111[rng.integers(8)]
-        # a layer of atoms has to lie in the mirror plane, else the two halves do not fit
-        along = p @ normal
-        plane = along[np.argmin(np.abs(along - rng.uniform(-0.4, 0.4) * r))]
-        lower = p[along <= plane + 0.1]
-        upper = lower[lower @ normal < plane - 0.1]
-        p = np.concatenate([lower, upper + 2 * (plane - upper @ normal)[:, None] * normal])
-    turn = Rotation.random(random_state=rng).as_matrix()
-    scale = axes.max() * np.concatenate([rng.uniform(0.82, 1.08, 8), rng.uniform(0.92, 1.2, 6)])
-    p = p[(p @ np.concatenate([N111, N100]).T <= scale).all(1)] @ turn.T
-    angle = rng.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
-    inside = p @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    p = p[((inside / (1.04 * axes)) ** 2).sum(1) <= 1]
-    cut = 2 * r * max(0.0, 1 - height)
-    below = rng.random() * cut
-    p = p[(p[:, 2] >= below - r) & (p[:, 2] <= r - (cut - below))]
-    return p if len(p) else np.zeros((1, 3))
-
-
-def amorphous_block(box: tuple[float, float, float], density: float, rng: np.random.Generator, *,
-                    distance: float = 1.35, steps: int = 6) -> np.ndarray:
-    """Fill a fully periodic block with carbon: random points, pushed apart where too close.
-
-    Parameters
-    ----------
-    box : (float, float, float)
-        Size along x, y, z [angstrom].
-    density : float
-        [atoms/angstrom^3].
-    rng : numpy.random.Generator
-    distance : float
-        Distance that the points are pushed to [angstrom].
-    steps : int
-        Number of relaxation steps; a few pairs stay slightly closer.
-
-    Returns
-    -------
-    ndarray, shape (n, 3)
-    """
-    size = np.asarray(box, float)
-    p = rng.random((round(size.prod() * density), 3)) * size
-    for _ in range(steps):
-        p %= size
-        p[p >= size] = 0  # the remainder of a tiny negative number rounds up to the box itself
-        i, j = cKDTree(p, boxsize=size).query_pairs(distance, output_type="ndarray").T
-        d = p[i] - p[j]
-        d -= size * np.round(d / size)
-        length = np.linalg.norm(d, axis=1, keepdims=True)
-        push = 0.5 * d / np.maximum(length, 1e-3) * (1.1 * distance - length)
-        for axis in range(3):
-            p[:, axis] += np.bincount(i, push[:, axis], len(p)) - np.bincount(j, push[:, axis], len(p))
-    return p % size
-
-
-def carbon_film(blocks: list[np.ndarray], box: float, thickness: float, rng: np.random.Generator, *,
-                roughness: float = 0.0, roughness_length: float = 20.0) -> np.ndarray:
-    """Stack transformed blocks to a film with rough surfaces; its mean lower surface is z = 0.
-
-    Relaxing new points for every film would take longer than its multislice, so films are cut
-    from a few periodic blocks, each layer shifted, mirrored and turned at random.
-    """
-    layers, z = [], -3 * roughness
-    while z < thickness + 3 * roughness:
-        p = blocks[rng.integers(len(blocks))] + rng.random(3) * [box, box, BLOCK_HEIGHT]
-        p[:, :2] %= box
-        p[:, 2] %= BLOCK_HEIGHT
-        for axis in range(2):
-            if rng.random() < 0.5:
-                p[:, axis] = box - p[:, axis]
-        if rng.random() < 0.5:
-            p = p[:, [1, 0, 2]]
-        p[:, 2] += z
-        layers.append(p)
-        z += BLOCK_HEIGHT
-    p = np.concatenate(layers)
-    low, high = np.zeros(len(p)), np.full(len(p), thickness)
-    if roughness > 0:
-        n = max(16, round(box / 2))
-        at = tuple((p[:, 1::-1].T / box * n).astype(int) % n)
-        low += rough_surface(n, box, roughness, roughness_length, rng)[at]
-        high += rough_surface(n, box, roughness, roughness_length, rng)[at]
-    return p[(p[:, 2] >= low) & (p[:, 2] <= high)]
-
-
-def rough_surface(n: int, box: float, rms: float, length: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw a periodic Gaussian random height (y, x) of this rms [angstrom] and correlation length."""
-    height = ndimage.gaussian_filter(rng.normal(size=(n, n)), length / 2 * n / box, mode="wrap")
-    return (height - height.mean()) * (rms / max(height.std(), 1e-12))
+        there = self.numbers > 0
+        return Atoms(numbers=self.numbers[there], positions=self.positions[there], cell=self.box, pbc=True)
 
 
 def build_specimen(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray]) -> Specimen:
-    """Draw one field of view: particles on, under or partly in a film, or a film alone.
+    """Draw one field of view: particles on, under, in or at the edge of a support, a sheet, or a support alone.
 
     Parameters
     ----------
@@ -195,65 +104,188 @@ def build_specimen(recipe: Recipe, rng: np.random.Generator, blocks: list[np.nda
     -------
     Specimen
     """
-    box, film = recipe.field.box, recipe.film
+    box, film, support = recipe.field.box, recipe.film, recipe.support
+    # what recipes could not say at first is drawn from a generator of its own: old sets stay as they are
+    extra = rng.spawn(1)[0]
+    kind, has_sheet = one_of(support.kind, extra), recipe.sheet.material != "none"
     thickness = 0.0 if rng.random() < film.absent_fraction else film.thickness.draw(rng)
     roughness, length = film.roughness.draw(rng), film.roughness_length.draw(rng)
     empty = rng.random() < recipe.particles.empty_fraction
-    if empty and not thickness:
+    if empty and not thickness and not has_sheet:
         thickness = film.thickness.draw(rng)
-    carbon = carbon_film(blocks, box, thickness, rng, roughness=roughness, roughness_length=length) \
-        if thickness else np.zeros((0, 3))
-    gold, particles = ([], []) if empty else place_particles(recipe.particles, box, thickness, rng)
-    return assemble(gold, carbon, box, particles, thickness)
+    base: list[Cluster] = []
+    if kind == "carbon" and thickness:
+        base.append(Cluster.of(carbon_film(blocks, box, thickness, rng, roughness=roughness,
+                                           roughness_length=length), 6))
+    elif kind == "CeO2":
+        thickness = support.thickness.draw(extra)
+        tilt = (support.tilt.low, support.tilt.high)
+        base.append(ceria_slab((box, box), thickness, extra, zone_axis=one_of(support.zone_axis, extra), tilt=tilt,
+                               grains=support.grains.draw_integer(extra)))
+    else:
+        kind, thickness = "none", 0.0
+    edge = None
+    if base and extra.random() < support.edge_fraction:
+        edge = draw_edge((box, box), support.cover.draw(extra), extra)
+        base = [b.kept(edge.outside(b.positions) < 0) for b in base]
+    clusters = [] if empty else place_clusters(recipe.particles, box, thickness, rng, support=support, edge=edge)
+    sheet = draw_sheet(recipe.sheet, (box, box), thickness, extra) if has_sheet else None
+    return assemble(clusters, [*base, sheet] if sheet else base, box, thickness=thickness, support=kind,
+                    sheet=sheet.info if sheet else None)
 
 
-def assemble(gold: list[np.ndarray], carbon: np.ndarray, box: float, particles: list[dict],
-             thickness: float) -> Specimen:
-    """Put particles and film into one periodic cell; carbon too close to gold gives way."""
-    atoms = wrap(np.concatenate(gold), box) if gold else np.zeros((0, 3))
-    if gold and len(carbon):
-        distance = cKDTree(atoms).query(carbon, distance_upper_bound=CARBON_GAP)[0]
-        carbon = carbon[distance > CARBON_GAP]
-    z = np.concatenate([atoms[:, 2], carbon[:, 2]])
-    lift = np.array([0.0, 0.0, 2.0 - z.min()])
-    return Specimen(atoms + lift, carbon + lift, (box, box, float(np.ptp(z)) + 4.0), particles, thickness)
+def one_of(text: str, rng: np.random.Generator) -> str:
+    """Draw one of the words of a key; a single one needs no draw."""
+    options = words(text)
+    return options[0] if len(options) == 1 else options[rng.integers(len(options))]
+
+
+def draw_sheet(spec: Sheet, box: tuple[float, float], thickness: float, rng: np.random.Generator) -> Cluster:
+    """Draw a sheet, on either side of the film."""
+    outline = ("hole", "flake")[rng.integers(2)] if rng.random() < spec.edge_fraction else ""
+    sheet = disulphide_sheet(
+        box, rng, single_vacancies=spec.single_vacancies.draw(rng), double_vacancies=spec.double_vacancies.draw(rng),
+        rotation=(spec.rotation.low, spec.rotation.high), tilt=spec.tilt.draw(rng), strain=spec.strain,
+        thermal=spec.thermal_displacement.draw(rng), outline=outline)
+    above = thickness + SHEET_GAP + SULPHUR_DISTANCE / 2
+    z = above if rng.random() < 0.5 else thickness - above
+    return sheet.moved(sheet.positions + [0, 0, z])
+
+
+def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarray | Sequence[Cluster],
+             box: float | tuple[float, float], infos: list[dict] | None = None, thickness: float = 0.0, *,
+             support: str = "carbon", sheet: dict | None = None) -> Specimen:
+    """Put particles and what carries them into one periodic cell; a support too close to a particle gives way.
+
+    Parameters
+    ----------
+    particles : sequence of Cluster or ndarray
+        Bare positions are gold.
+    base : Cluster or ndarray, or a sequence of Cluster
+        Films, slabs, sheets; bare positions are carbon.
+    box : float or (float, float)
+        Field (x, y) [angstrom].
+    infos : list of dict, optional
+        What to say of each particle; by default the clusters' own ``info``.
+    thickness : float
+        Of the support [angstrom].
+    support, sheet
+        As in `Specimen`.
+
+    Returns
+    -------
+    Specimen
+    """
+    bx, by = pair(box)
+    bases = [base] if isinstance(base, Cluster | np.ndarray) else list(base)
+    clusters = [wrapped(p if isinstance(p, Cluster) else Cluster.of(p, 79), (bx, by)) for p in particles]
+    bases = [wrapped(b if isinstance(b, Cluster) else Cluster.of(b, 6), (bx, by)) for b in bases if len(b)]
+    if clusters:
+        tree = cKDTree(np.concatenate([c.positions for c in clusters]))
+        gaps = [GAPS.get(int(b.numbers[0]), GAP) for b in bases]
+        bases = [b.kept(tree.query(b.positions, distance_upper_bound=gap)[0] > gap)
+                 for b, gap in zip(bases, gaps, strict=True)]
+    parts = [*clusters, *bases] or [Cluster.of(np.zeros((0, 3)), 0)]
+    column, last = [], 0
+    for p in parts:
+        column.append(np.where(p.column > 0, p.column + last, 0).astype(np.int32))
+        last = max(last, int(column[-1].max(initial=0)))
+    positions = np.concatenate([p.positions for p in parts])
+    low, high = (positions[:, 2].min(), positions[:, 2].max()) if len(positions) else (0.0, 0.0)
+    ids = [*range(1, len(clusters) + 1), *[0] * (len(parts) - len(clusters))]
+    return Specimen(
+        np.concatenate([p.numbers for p in parts]), positions + [0.0, 0.0, 2.0 - low],
+        (bx, by, float(high - low) + 4.0), np.repeat(ids, [len(p) for p in parts]).astype(np.int32),
+        np.concatenate(column), [c.info for c in clusters] if infos is None else infos, thickness,
+        support if thickness else "none", sheet or {})
 
 
 def film_blocks(recipe: Recipe, seed: int, count: int = BLOCKS) -> list[np.ndarray]:
-    """Return the periodic blocks of carbon that all films of one set are cut from."""
+    """Return the periodic blocks of carbon that all films of one set are cut from; none where none is needed."""
     box = recipe.field.box
+    if "carbon" not in words(recipe.support.kind):
+        return []
     return [amorphous_block((box, box, BLOCK_HEIGHT), recipe.film.density, np.random.default_rng([seed, 77, i]))
             for i in range(count)]
 
 
-def place_particles(spec: Particles, box: float, thickness: float,
-                    rng: np.random.Generator) -> tuple[list[np.ndarray], list[dict]]:
-    """Place particles until the drawn coverage is reached; they meet the border as they fall."""
-    goal, most = spec.coverage.draw(rng) * box**2, spec.number.draw_integer(rng)
-    thermal = spec.thermal_displacement.draw(rng)
-    gold: list[np.ndarray] = []
-    particles: list[dict] = []
+def place_clusters(spec: Particles, box: float | tuple[float, float], thickness: float, rng: np.random.Generator, *,
+                   support: Support | None = None, edge: Edge | None = None) -> list[Cluster]:
+    """Place particles until the drawn coverage is reached; they meet the border as they fall.
+
+    Parameters
+    ----------
+    spec : Particles
+    box : float or (float, float)
+        Field (x, y) [angstrom].
+    thickness : float
+        Of the support, whose lower side is z = 0 [angstrom]; 0 for none.
+    rng : numpy.random.Generator
+    support : Support, optional
+        Where particles lie on it.
+    edge : Edge, optional
+        Where it ends: particles then lie on it or hold on to its edge.
+
+    Returns
+    -------
+    list of Cluster
+        ``info`` has ``x, y, diameter`` [angstrom], ``atoms``, and ``place``: on, under, edge.
+    """
+    support, size = support or Support(), np.array(pair(box))
+    goal, most = spec.coverage.draw(rng) * size.prod(), spec.number.draw_integer(rng)
+    thermal, extra = spec.thermal_displacement.draw(rng), rng.spawn(1)[0]
+    placed: list[Cluster] = []
     for _ in range(20 * most):
-        if len(gold) == most or (gold and sum(q["diameter"] ** 2 for q in particles) * np.pi / 4 > goal):
+        infos = [c.info for c in placed]
+        if len(placed) == most or (placed and sum(q["diameter"] ** 2 for q in infos) * np.pi / 4 > goal):
             break
         d = spec.diameter.draw(rng)
-        centre = rng.random(2) * box
+        centre = rng.random(2) * size
+        at_edge = edge is not None and extra.random() < support.at_edge_fraction
+        if edge is not None and at_edge:
+            centre = edge.place(extra.uniform(-0.5, 0.6) * d / 2, extra)
         gap = -0.3 * d if rng.random() < spec.touching_fraction else rng.uniform(1, 8)
-        if not is_free(centre, d, gap, particles, box):
+        if not is_free(centre, d, gap, infos, size) or (edge is not None and edge.outside(centre) > GRIP * d / 2):
             continue
-        p = gold_particle(d, rng, elongation=spec.elongation.draw(rng), height=spec.height.draw(rng),
-                          twin=rng.random() < spec.twin_fraction)
-        sunk = rng.uniform(-0.1, 0.5) * np.ptp(p[:, 2]) if thickness else 0.0
-        z = thickness + 2.0 - p[:, 2].min() - sunk
-        if rng.random() < 0.4:  # on the other side of the film
-            z = -2.0 - p[:, 2].max() + sunk
-        p = p + [*centre, z] + rng.normal(0, thermal, p.shape)
-        gold.append(p)
-        particles.append({"x": float(centre[0]), "y": float(centre[1]), "diameter": float(d), "atoms": len(p)})
-    return gold, particles
+        p = draw_particle(spec, d, rng, extra)
+        z, place = height_of(p.positions[:, 2], thickness, at_edge, support, rng, extra)
+        info = {"x": float(centre[0]), "y": float(centre[1]), "diameter": float(d), "atoms": len(p), "place": place}
+        placed.append(Cluster(p.numbers, p.positions + [*centre, z] + rng.normal(0, thermal, p.positions.shape),
+                              p.column, 1, info | p.info))
+    return placed
 
 
-def is_free(centre: np.ndarray, diameter: float, gap: float, particles: list[dict], box: float) -> bool:
+def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, extra: np.random.Generator) -> Cluster:
+    """Draw one particle of this diameter around the origin."""
+    return metal_particle(
+        diameter, rng, elongation=spec.elongation.draw(rng), height=spec.height.draw(rng),
+        twin=rng.random() < spec.twin_fraction, species=one_of(spec.species, extra), shape=spec.shape,
+        zone_axis=one_of(spec.zone_axis, extra), tilt=(spec.tilt.low, spec.tilt.high),
+        steps=spec.steps.draw_integer(extra), adatoms=spec.adatoms.draw(extra))
+
+
+def height_of(z: np.ndarray, thickness: float, at_edge: bool, support: Support, rng: np.random.Generator,
+              extra: np.random.Generator) -> tuple[float, str]:
+    """Draw how far to lift a particle whose atoms have these heights, and where that puts it."""
+    soft = thickness and support.kind != "CeO2"
+    sunk = rng.uniform(-0.1, 0.5) * np.ptp(z) if thickness else 0.0
+    sunk = sunk if soft else 0.0
+    under = rng.random() < support.under_fraction
+    if at_edge:
+        return float(extra.uniform(0, thickness) - (z.min() + z.max()) / 2), "edge"
+    if under:
+        return -2.0 - z.max() + sunk, "under" if thickness else "free"
+    return thickness + 2.0 - z.min() - sunk, "on" if thickness else "free"
+
+
+def place_particles(spec: Particles, box: float, thickness: float,
+                    rng: np.random.Generator) -> tuple[list[np.ndarray], list[dict]]:
+    """Return the positions and infos of `place_clusters` apart."""
+    placed = place_clusters(spec, box, thickness, rng)
+    return [c.positions for c in placed], [c.info for c in placed]
+
+
+def is_free(centre: np.ndarray, diameter: float, gap: float, particles: list[dict], box: float | np.ndarray) -> bool:
     """Whether a disc here keeps its gap (negative: may overlap) to all others, across borders too."""
     for q in particles:
         d = np.abs(centre - [q["x"], q["y"]])
@@ -262,8 +294,13 @@ def is_free(centre: np.ndarray, diameter: float, gap: float, particles: list[dic
     return True
 
 
-def wrap(p: np.ndarray, box: float) -> np.ndarray:
-    """Bring x and y back into the box."""
-    p = p.copy()
-    p[:, :2] %= box
-    return p
+def pair(box: float | tuple[float, float]) -> tuple[float, float]:
+    """Field (x, y) of a side, or of both."""
+    return (box[0], box[1]) if isinstance(box, tuple) else (box, box)
+
+
+def wrapped(p: Cluster, box: tuple[float, float]) -> Cluster:
+    """Bring x and y back into the field."""
+    positions = p.positions.copy()
+    positions[:, :2] %= box
+    return p.moved(positions)
