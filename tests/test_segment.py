@@ -130,7 +130,8 @@ BACKENDS = ["torch", pytest.param("compiled", marks=pytest.mark.skipif(
 def test_tiles_with_the_whole_halo_equal_the_whole_frame(shape, pixel, tiles_of, net, backend, monkeypatch):
     monkeypatch.setattr(tiles, "REGION", 64)  # the smallest there are: 256 pixels
     model = network(**net)
-    counts = np.random.default_rng(1).poisson(30, (1, *shape)).astype(float)
+    dtype = "f4" if net.get("padding") == "symmetric" else "f8"  # what is resampled in float32, and in float64
+    counts = np.random.default_rng(1).poisson(30, (1, *shape)).astype(dtype)
     counts[0, 5:9, 50:54] = np.nan
     movie = make_movie(counts, pixel_size=pixel)
     whole = compute(segment(movie, model, tile=4096, backend=backend))
@@ -536,12 +537,13 @@ def test_there_are_few_tasks_a_frame(side, tasks):
     assert len(dict(p.__dask_graph__())) - 1 == 20 * tasks  # one for the weights
 
 
-def test_long_chunks_are_split(monkeypatch):
+@pytest.mark.parametrize("how", [{}, {"tile": 7}, {"window": "hann", "window_size": 8, "tile": 5}])
+def test_long_chunks_are_split(how, monkeypatch):
     movie = make_movie(np.random.default_rng(0).poisson(9, (10, 16, 16)), pixel_size=0.5)
-    whole = segment(movie, network())
+    whole = segment(movie, network(), **how)
     assert whole.data.numblocks[0] == 1
     monkeypatch.setattr(tiling, "CHUNK", 4 * 2 * 16 * 16 * 3)
-    split = segment(movie, network())
+    split = segment(movie, network(), **how)
     assert split.data.numblocks[0] == 4
     np.testing.assert_array_equal(compute(split), compute(whole))
 

@@ -102,10 +102,12 @@ def segment(
 
     Blended windows begin at pixel (0, 0) of the network's grid, half a window apart; the last of
     each row and column is shifted back to end at the edge of the frame, and a frame that is
-    smaller than a window is one window. Every pixel is evaluated four times, and those near the
-    border of a tile, whose windows more than one tile needs, more often: 13 % more work with the
-    sizes that are the default (27 % where the frame is resampled). A tile evaluates its windows
-    one after another: it holds the planes of one. A halo has no meaning there.
+    smaller than a window is one window. Each is an image of its own, with the network's padding on
+    all sides. Every pixel is evaluated four times, and those near the border of a tile, whose
+    windows more than one tile needs, more often: 13 % more work with the sizes that are the
+    default (27 % where the frame is resampled). A tile evaluates its windows one after another: it
+    holds the planes of one. A trimmed halo comes closer to the untiled frame at a quarter of the
+    work; windows are there to compare with what was made so.
 
     Examples
     --------
