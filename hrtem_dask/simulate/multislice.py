@@ -70,11 +70,9 @@ def exit_wave(specimen: Specimen, field: Field, *, points: tuple[int, int] | Non
         Mean intensity close to 1, periodic.
     """
     import abtem
-    from ase import Atoms
 
     ny, nx = points or (field.wave_points,) * 2
-    atoms = Atoms(numbers=np.repeat([79, 6], [len(specimen.gold), len(specimen.carbon)]),
-                  positions=np.concatenate([specimen.gold, specimen.carbon]), cell=specimen.box, pbc=True)
+    atoms = specimen.atoms()
     with _SETTINGS:
         potential = abtem.Potential(atoms, gpts=(nx, ny), slice_thickness=field.slice_thickness)
         wave = abtem.PlaneWave(energy=field.energy * 1e3).multislice(potential, lazy=False)
