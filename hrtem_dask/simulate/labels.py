@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["GOLD_DENSITY", "OUTLINES", "gold_thickness", "half_thickness_mask", "particle_mask"]
+from .structures import Specimen
+
+__all__ = ["GOLD_DENSITY", "OUTLINES", "gold_thickness", "half_thickness_mask", "instance_labels", "particle_mask"]
 
 DISC = 1.4  # angstrom: radius around a projected atom
 CLOSING = 1.2  # angstrom
@@ -58,6 +60,69 @@ def particle_mask(gold: np.ndarray, box: tuple[float, float], sampling: float, *
     # the nearest sample outside lies half a sample beyond the edge on average
     mask = ndimage.distance_transform_edt(grown) * sampling > CLOSING + sampling / 2
     return ndimage.binary_fill_holes(mask)[pad:-pad, pad:-pad]
+
+
+def instance_labels(specimen: Specimen, sampling: float) -> np.ndarray:
+    """Number of the particle that each sample of the mask belongs to.
+
+    Where particles overlap in projection, a sample belongs to the one that is thicker there
+    (atoms within some 2 angstrom), at equal thickness to the one with the lower number. Where
+    only the closing or the filling of the whole mask joins them, it belongs to the nearest.
+
+    Parameters
+    ----------
+    specimen : Specimen
+        Periodic in y and x.
+    sampling : float
+        [angstrom]; sample (i, j) lies at (i, j) * sampling.
+
+    Returns
+    -------
+    ndarray, int32, shape (y, x)
+        0 outside of `particle_mask`, and only there; else the particle, counted from 1. A
+        particle hidden by thicker ones may have no sample.
+
+    Examples
+    --------
+    >>> from hrtem_dask.simulate.structures import assemble
+    >>> two = assemble([np.array([[5.0, 5.0, 0.0]]), np.array([[15.0, 5.0, 0.0]])], [], (20.0, 10.0))
+    >>> labels = instance_labels(two, 0.5)
+    >>> labels.shape, int(labels[10, 10]), int(labels[10, 30]), int(labels[10, 20])
+    ((20, 40), 1, 2, 0)
+    """
+    box = (specimen.box[1], specimen.box[0])
+    mask = particle_mask(specimen.gold, box, sampling)
+    labels, thickest = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.float32)
+    for number in np.unique(specimen.particle[specimen.particle > 0]):
+        yx = specimen.positions[(specimen.particle == number) & (specimen.numbers > 0)][:, 1::-1]
+        # whole samples: a particle is drawn alone in a window of the same grid
+        ij = unwrapped(np.round(yx / sampling).astype(int), np.array(mask.shape))
+        first = ij.min(0) - int(np.ceil(PAD / sampling))
+        size = ij.max(0) - first + int(np.ceil(PAD / sampling)) + 1
+        p = np.zeros((len(ij), 3))
+        p[:, 1::-1] = (ij - first) * sampling
+        own = particle_mask(p, (size[0] * sampling, size[1] * sampling), sampling, periodic=False)
+        count = np.zeros(own.shape, np.float32)
+        np.add.at(count, tuple((ij - first).T), 1)
+        count = ndimage.gaussian_filter(count, 1.0 / sampling, mode="constant") + np.float32(1e-6)
+        inside = np.argwhere(own)
+        at, own_count = tuple(((inside + first) % mask.shape).T), count[own]
+        more = own_count > thickest[at]
+        at = tuple(a[more] for a in at)
+        labels[at], thickest[at] = number, own_count[more]
+    labels[~mask] = 0
+    lost = mask & (labels == 0)
+    if lost.any():
+        nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+        labels[lost] = labels[tuple(nearest)][lost]
+    return labels
+
+
+def unwrapped(ij: np.ndarray, period: np.ndarray) -> np.ndarray:
+    """Bring indices of one particle in a periodic field together, around their circular mean."""
+    angle = 2 * np.pi * ij / period
+    centre = np.arctan2(np.sin(angle).mean(0), np.cos(angle).mean(0)) / (2 * np.pi) * period
+    return ij - np.round((ij - centre) / period).astype(int) * period
 
 
 def gold_thickness(gold: np.ndarray, box: tuple[float, float], sampling: float, *, smooth: float = 1.5) -> np.ndarray:
