@@ -276,6 +276,44 @@ def test_a_gpu_out_of_memory_halves_the_batch_then_the_tile_then_says_so(monkeyp
         evaluate(weights, images[0], backend="torch", device="cpu")
 
 
+@pytest.mark.parametrize(("pixel", "tile"), [(0.5, None), (0.37, 64)])
+def test_segment_gives_a_gpu_the_frames_of_a_task_at_once(monkeypatch, pixel, tile):
+    import dask.array as da
+
+    from hrtem_dask import segment
+    from hrtem_dask.analysis import tiling
+    from hrtem_dask.core.calibration import make_movie
+
+    counts = np.random.default_rng(2).poisson(40, (5, 90, 120)).astype(np.uint16)
+    lazy = segment(make_movie(da.from_array(counts, chunks=(3, -1, -1)), pixel_size=pixel), "au-particles",
+                   device="cpu", backend="torch", tile=tile)
+    expected = lazy.compute(scheduler="sync")
+    given, real = [], tiling.evaluate_many
+
+    def many(weights, images, **kwargs):
+        given.append(len(images))
+        return real(weights, images, batch=2, **kwargs)
+
+    monkeypatch.setattr(tiling, "evaluate_many", many)
+    monkeypatch.setattr(tiling, "_at_once", lambda device, tile: True)
+    np.testing.assert_allclose(lazy.compute(scheduler="sync"), expected, rtol=0, atol=1e-6)
+    assert set(given) == {3, 2}
+    monkeypatch.undo()
+    one = next(iter(tiling_tiles(lazy)))
+    assert tiling._at_once("cuda", one)
+    assert not tiling._at_once("cpu", one)
+
+
+def tiling_tiles(lazy):
+    """The tiles in the graph of a segmentation."""
+    from hrtem_dask.analysis.tiling import SegmentJob
+
+    for task in dict(lazy.data.dask).values():
+        for part in getattr(task, "args", ()):
+            if isinstance(part, SegmentJob):
+                yield part.tile
+
+
 def test_the_batch_on_a_gpu_is_what_its_free_memory_holds(monkeypatch):
     weights = draw()
     one = torch_planes.image_bytes(weights, (100, 80))

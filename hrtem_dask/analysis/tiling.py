@@ -25,8 +25,8 @@ from dask.base import clone_key, tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ..kernels.normalise import combine
-from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile
-from ..networks.evaluation import evaluate, one_thread, resolve_device
+from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
+from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
 
 __all__ = ["Network", "assemble", "count_unknown"]
@@ -291,10 +291,15 @@ def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndar
     with one_thread():
         where = resolve_device(job.device)
 
+        frames = job.cut.take(blocks, part)
+        if _at_once(where, job.tile):
+            images = [tile_image(f, job.tile, None if moments is None else moments[i]) for i, f in enumerate(frames)]
+            logits = evaluate_many(weights, images, backend=job.backend, device=where, edges=job.tile.edges)
+            return np.stack([tile_core(one, job.tile) for one in logits])
+
         def run(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
             return evaluate(weights, image, backend=job.backend, device=where, edges=edges)
 
-        frames = job.cut.take(blocks, part)
         out = None
         for i, frame in enumerate(frames):
             one = segment_tile(frame, job.tile, run, None if moments is None else moments[i])
@@ -302,3 +307,8 @@ def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndar
                 out = np.empty((len(frames), *one.shape), one.dtype)
             out[i] = one
         return out
+
+
+def _at_once(device: str, tile: Tile) -> bool:
+    """Whether all frames of a task are evaluated together: a GPU needs more work at a time than one tile is."""
+    return device != "cpu" and not tile.layout.y.windows

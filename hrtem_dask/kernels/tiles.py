@@ -21,7 +21,7 @@ from .blend import Windows, blend
 from .resample import input_range, resample_block, resampled_size, support
 
 __all__ = ["Axis", "Layout", "Piece", "Tile", "blended_tile_size", "frame_moments", "region_moments", "segment_tile",
-           "softmax", "tile_size"]
+           "softmax", "tile_core", "tile_image", "tile_size"]
 
 log = logging.getLogger(__name__)
 
@@ -259,10 +259,7 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
         Probabilities on the camera pixels ``tile.y.core`` and ``tile.x.core``; they sum to 1.
     """
     layout, ys, xs = tile.layout, tile.y, tile.x
-    unknown = block.size - np.count_nonzero(np.isfinite(block))
-    if unknown:
-        log.warning("%d of %d pixels of a frame are not finite; they are left out", unknown, block.size)
-    image = _normalised(block, tile, moments)
+    image = tile_image(block, tile, moments)
 
     def probabilities(window: np.ndarray, edges: Edges) -> np.ndarray:
         return softmax(evaluate(window, edges))
@@ -273,13 +270,21 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
         # is an image of its own with the network's padding on all sides, which every backend does alike
         alone = blend(image, origin, windows, ys.need, xs.need, lambda window, edges: probabilities(window, ALL))
         return _to_camera(alone, tile)
-    rows, columns = (slice(s.need[0] - s.window[0], s.need[1] - s.window[0]) for s in (ys, xs))
-    return _to_camera(probabilities(image, tile.edges)[:, rows, columns], tile)
+    return tile_core(evaluate(image, tile.edges), tile)
 
 
-def _normalised(block: np.ndarray, tile: Tile, moments: np.ndarray | None) -> np.ndarray:
+def tile_core(logits: np.ndarray, tile: Tile) -> np.ndarray:
+    """Probabilities of the core of a tile from the logits (class, y, x) of its image."""
+    rows, columns = (slice(s.need[0] - s.window[0], s.need[1] - s.window[0]) for s in (tile.y, tile.x))
+    return _to_camera(softmax(logits[:, rows, columns]), tile)
+
+
+def tile_image(block: np.ndarray, tile: Tile, moments: np.ndarray | None = None) -> np.ndarray:
     """What the network sees of a tile: its window on the network's grid, as z-scores of the frame; float32."""
     layout, ys, xs = tile.layout, tile.y, tile.x
+    unknown = block.size - np.count_nonzero(np.isfinite(block))
+    if unknown:
+        log.warning("%d of %d pixels of a frame are not finite; they are left out", unknown, block.size)
     image = np.empty((len(block), ys.window[1] - ys.window[0], xs.window[1] - xs.window[0]), dtype=np.float32)
     for k, plane in enumerate(block):
         fine = _to_network(plane, layout, ys.window, xs.window, (ys.read[0], xs.read[0]))
