@@ -13,8 +13,10 @@ from .core.provenance import package_version
 
 #: public name -> module that holds it
 _WHERE = {
+    "MTF": "detector.mtf",
     "analyse_particles": "analysis.particles",
     "connect": "cluster",
+    "fit_mtf": "detector.fitting",
     "fourier_peak_pairs": "analysis.fourier",
     "guess_pixel_size": "analysis.rings",
     "label_particles": "analysis.labels",
@@ -25,7 +27,7 @@ _WHERE = {
     "segment": "analysis.segment",
     "train": "networks.training",
 }
-_MODULES = ("analysis", "campaign", "cluster", "core", "io", "kernels", "networks", "report", "simulate")
+_MODULES = ("analysis", "campaign", "cluster", "core", "detector", "io", "kernels", "networks", "report", "simulate")
 
 __all__ = sorted([*_WHERE, *_MODULES, "__version__"])
 __version__ = package_version()
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from .analysis.segment import segment
     from .campaign.runner import run_campaign
     from .cluster import connect
+    from .detector.fitting import fit_mtf
+    from .detector.mtf import MTF
     from .io.movie import open_movie
     from .networks.models import load_model
     from .networks.training import train

@@ -1,4 +1,4 @@
-"""The command line: ``hrtem-dask inspect | run | report | export | demo | simulate | train``.
+"""The command line: ``hrtem-dask inspect | run | report | export | demo | simulate | train | fit-mtf``.
 
 Exit codes: 0 ok, 2 wrong usage, 3 finished but frames failed, 4 failed.
 """
@@ -22,7 +22,8 @@ __all__ = ["main"]
 OK, USAGE, SOME_FAILED, FAILED = 0, 2, 3, 4
 #: commands that live elsewhere and load only when they are called (training needs torch and abTEM)
 ELSEWHERE = {"simulate": ("cli_train", "Simulate labelled training sets and movies."),
-             "train": ("cli_train", "Train a network on a simulated set.")}
+             "train": ("cli_train", "Train a network on a simulated set."),
+             "fit-mtf": ("cli_fit_mtf", "Fit the MTF of a detector to frames of vacuum.")}
 
 
 class Commands(click.Group):
@@ -35,7 +36,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Return a command by its name, importing it if it lives elsewhere."""
         if name in ELSEWHERE:
-            return getattr(import_module(f".{ELSEWHERE[name][0]}", __package__), name)
+            return getattr(import_module(f".{ELSEWHERE[name][0]}", __package__), name.replace("-", "_"))
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

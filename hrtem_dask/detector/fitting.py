@@ -12,7 +12,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.provenance import record as provenance
 from ..kernels.camera import CORNER, mtf_curve
-from ..kernels.mtf_fit import PARAMETERS, PowerFit, ReadNoise, fit_power
+from ..kernels.mtf_fit import LEVELS, PARAMETERS, PowerFit, ReadNoise, fit_power
 from ..kernels.noise_power import Rings, mask_spots, noise_power, ring_average, usable_modes
 from .mtf import MTF
 from .serial import NoiseSpectrum
@@ -22,6 +22,10 @@ __all__ = ["fit_mtf"]
 
 #: lowest frequency of a fit [Nyquist]: below it illumination and its drift; a single frame keeps more of these
 LOW, LOW_SINGLE = 0.02, 0.05
+#: below this frequency the fit goes without the data where these do not follow the rest
+DRIFT = 0.12
+#: excess there that is a specimen in a single frame, whose slow change in space is removed
+SPECIMEN = 2.5
 #: part of the modes that may stand out of the noise
 SPOTS = 0.3
 #: departure of the noise power from the fit, over several rings, that no detector explains; and
@@ -115,14 +119,17 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     crop = (slice(None), slice(box[0], box[1]), slice(box[2], box[3]))
     darkness, offset = _darkness(others["dark"].data[crop] if "dark" in others else None, offset)
     sources = [movie, *([others["second"]] if "second" in others else [])]
-    exposures = [_spectra(measure(m.data[crop], "vacuum", offset=offset), notes) for m in sources]
-    low = LOW_SINGLE if any(e.noise.frames == 1 for e in exposures) else LOW
+    exposures = []
+    for source in sources:
+        exposures.append(_spectra(measure(source.data[crop], "vacuum", offset=offset), notes))  # noqa: PERF401
+    low = _lowest(exposures, _read_noise(darkness, exposures[0], LOW), notes)
     fit, high = _fit(exposures, _read_noise(darkness, exposures[0], low), low)
     _judge(fit, exposures, low, high, notes)
     counts, error = _counts_per_electron(fit, exposures, offset, notes)
-    if darkness is None and second is None and fit.read > fit.read_error:
-        notes.append("no dark frames and one exposure: the noise of the read-out was told from the floor of the MTF "
-                     "by the shape of the spectrum alone")
+    if darkness is None and second is None:
+        notes.append("without dark frames or a second exposure the noise of the read-out is known by the shape of the "
+                     "spectrum alone; " + ("none was needed, so the MTF near Nyquist is an upper estimate"
+                                           if fit.read == 0 else "it trades against the floor of the MTF"))
     said = provenance(movie.attrs, "fit_mtf", box=box, frames=exposures[0].noise.frames, dark=dark is not None,
                       second=second is not None, offset=offset, fitted=(low, high), misfit=round(fit.misfit, 3))
     return MTF(**dict(zip(PARAMETERS, map(float, fit.curve), strict=True)),
@@ -199,21 +206,51 @@ def _smooth(ratio: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.convolve(ratio * modes, kernel, "same") / weight, 1 / np.sqrt(weight)
 
 
+def _levels(exposures: list[Spectra]) -> tuple[int, ...]:
+    # one frame cannot tell a detector of many parameters from a specimen
+    return LEVELS[:2] if any(e.noise.frames == 1 for e in exposures) else LEVELS
+
+
+def _lowest(exposures: list[Spectra], dark: ReadNoise | None, notes: list[str]) -> float:
+    """Lowest frequency of the fit: above what drifting illumination adds to the noise, if it does."""
+    low = LOW_SINGLE if any(e.noise.frames == 1 for e in exposures) else LOW
+    fit = fit_power([e.rings.up_to(DRIFT, 1.0) for e in exposures], dark, levels=_levels(exposures))
+    for exposure, a, error in zip(exposures, fit.amplitudes, fit.amplitude_errors, strict=True):
+        rings = exposure.rings.up_to(low, DRIFT)
+        if rings.k.size == 0:
+            continue
+        model = a * mtf_curve(rings.k, *fit.curve) ** 2 + fit.read
+        weight = rings.modes / model
+        ratio = float(np.sum(rings.power * weight) / np.sum(model * weight))
+        sigma = float(np.hypot(error / a, 1 / np.sqrt(rings.modes.sum())))
+        if ratio > 1 + max(5 * sigma, 0.3):
+            if exposure.noise.frames == 1 and ratio > SPECIMEN:
+                raise InputError(f"this is not vacuum: below {DRIFT} Nyquist the one frame has {ratio:.2g} times the "
+                                 "power of noise. Expected noise; give frames of vacuum, or its place as "
+                                 "box=(y0, y1, x0, x1)")
+            _say(notes, f"below {DRIFT} Nyquist the power is {ratio:.2g} times that of the fit, and was left out: "
+                        "illumination that changes, structure, or light scattered far in the detector, which the MTF "
+                        "then lacks", level=4)
+            return DRIFT
+    return low
+
+
 def _fit(exposures: list[Spectra], dark: ReadNoise | None, low: float) -> tuple[PowerFit, float]:
     """Fit up to Nyquist, and up to the corners of the plane where these follow the same curve.
 
     The pixels of real detectors are squares, whose own MTF is not radial in the corners.
     """
     inner = [e.rings.up_to(low, 1.0) for e in exposures]
-    fit = fit_power(inner, dark)
+    levels = _levels(exposures)
+    fit = fit_power(inner, dark, levels=levels)
     whole = [e.rings.up_to(low, CORNER) for e in exposures]
-    wide = fit_power(whole, dark)
+    wide = fit_power(whole, dark, levels=[n for n in levels if n <= fit.free])
     chi = [float(np.sum(i.modes * (i.power / m[: i.k.size] - 1) ** 2)) for models in (fit.models, wide.models)
            for i, m in zip(inner, models, strict=True)]
     inside, outside = sum(chi[: len(inner)]), sum(chi[len(inner) :])
     outer = sum(float(np.sum(w.modes * (w.power / m - 1) ** 2)) for w, m in zip(whole, wide.models, strict=True))
     n = max(sum(w.k.size - i.k.size for w, i in zip(whole, inner, strict=True)), 1)
-    agree = outside - inside < 12 and (outer - outside) / n < 1 + 4 * np.sqrt(2 / n) and wide.free <= fit.free
+    agree = outside - inside < 12 and (outer - outside) / n < 1 + 4 * np.sqrt(2 / n)
     return (wide, CORNER) if agree else (fit, 1.0)
 
 
@@ -226,9 +263,9 @@ def _judge(fit: PowerFit, exposures: list[Spectra], low: float, high: float, not
         departs = np.where(np.abs(smooth - 1) > 6 * sigma, np.abs(smooth - 1), 0.0)
         worst = int(np.argmax(departs))
         if departs[worst] > NO_FIT:
-            raise InputError(f"this is not vacuum: the spectrum has structure, {smooth[worst]:.2f} times the noise of "
-                             f"a detector at {k[worst]:.2f} Nyquist. Expected noise that falls off smoothly; give "
-                             "frames of vacuum, or its place as box=(y0, y1, x0, x1)")
+            raise InputError(f"this is not vacuum: the spectrum has structure, {smooth[worst]:.2g} times the noise of "
+                             f"a detector at {k[worst]:.2f} Nyquist (or the frames were filtered). Expected noise "
+                             "that falls off smoothly; give raw frames of vacuum, or its place as box=(y0, y1, x0, x1)")
         if departs[worst] > POOR_FIT:
             _say(notes, f"the curve departs from the noise power by {departs[worst]:.0%} at {k[worst]:.2f} Nyquist, "
                         "more than chance: structure, or a detector of another form", level=4)

@@ -125,7 +125,8 @@ def find_box(data: da.Array) -> tuple[Box, str | None]:
     many = int(np.clip(GROUP_BYTES // (8 * ny * nx), 1, PROBES))
     at = np.unique(np.linspace(0, n - 1, min(n, many)).round().astype(int))
     frames = dask.compute(*(data[i] for i in at))
-    faults = [frame_fault(f) for f in frames]
+    # a saturated specimen or a white scale bar beside the vacuum does no harm; `measure` looks into the box
+    faults = [frame_fault(f, saturated=0.5) for f in frames]
     good = [np.asarray(f, dtype=np.float64) for f, fault in zip(frames, faults, strict=True) if fault is None]
     if not good:
         said = "; ".join(f"frame {i}: {f}" for i, f in zip(at, faults, strict=True))

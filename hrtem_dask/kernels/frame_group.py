@@ -52,8 +52,8 @@ class GroupNoise:
         return GroupNoise(*(getattr(self, n) + getattr(other, n) for n in self.__dataclass_fields__))
 
 
-def frame_fault(frame: np.ndarray) -> str | None:
-    """Say why a frame cannot be used, or None.
+def frame_fault(frame: np.ndarray, *, saturated: float = SATURATED) -> str | None:
+    """Say why a frame cannot be used, or None; ``saturated`` is the part of its pixels that may be at its maximum.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def frame_fault(frame: np.ndarray) -> str | None:
     if top == values.min():
         return f"constant, every pixel is {top:g}"
     at_top = int(np.count_nonzero(values == top))
-    if at_top < max(SATURATED * values.size, 4):
+    if at_top < max(saturated * values.size, 4):
         return None
     # the tail of a distribution thins out towards its end; a clipped one piles up there
     step = 1 if values.dtype.kind in "iu" else max(abs(float(top)) * 1e-3, 1e-12)

@@ -14,7 +14,7 @@ sum of two Gaussians would come out wrong by 0.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -31,10 +31,12 @@ PARAMETERS = ("scale", "power", "floor", "tail", "halo", "halo_scale")
 LEVELS = (3, 4, 6)
 #: gain in twice the log likelihood that a further parameter must bring
 WORTH = 10.0
+#: gain that a read-out noise other than 0 must bring where neither dark frames nor a second exposure are there
+WORTH_READ = 2.0
 #: fixed where not free
 REST = (0.5, 2.5, 0.0, 1.0, 0.0, 1.0)
-LOW = np.array([np.log(0.02), np.log(0.3), 0.0, 0.0, 0.0, np.log(0.03)])
-HIGH = np.array([np.log(20.0), np.log(12.0), 0.9, 2.0, 0.9, np.log(3.0)])
+LOW = np.array([np.log(0.12), np.log(0.7), 0.0, 0.0, 0.0, np.log(0.03)])
+HIGH = np.array([np.log(20.0), np.log(5.0), 0.9, 2.0, 0.9, np.log(3.0)])
 #: fitted in their logarithm
 LOGARITHMIC = np.array([True, True, False, False, False, True])
 #: where the fit starts; the best end is taken
@@ -126,6 +128,14 @@ def fit_power(exposures: Sequence[Rings], dark: ReadNoise | None = None, *,
         least = min((float(e.power.min()) for e in exposures if len(e.k)), default=0.0)
         raise InputError(f"{rings} rings of noise power, the least {least:g} counts^2; expected more than there are "
                          "parameters, and all above 0. Give larger or more frames")
+    if dark is not None or len(exposures) > 1:
+        return _climb_levels(exposures, dark, levels)
+    # alone, one exposure hardly tells R from the floor: R is 0 unless the data ask for it
+    without, fitted = (_climb_levels(exposures, read, levels) for read in (ReadNoise(0.0, 0.0), None))
+    return fitted if 2 * (fitted.likelihood - without.likelihood) > WORTH_READ else replace(without, read=0.0)
+
+
+def _climb_levels(exposures: Sequence[Rings], dark: ReadNoise | None, levels: Sequence[int]) -> PowerFit:
     best = _fit(exposures, dark, levels[0])
     for level in levels[1:]:
         richer = _fit(exposures, dark, level)
