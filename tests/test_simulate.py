@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from hrtem_dask import simulate
-from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
+from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.detector import MTF
 from hrtem_dask.kernels.resample import resample
 from hrtem_dask.simulate.crystals import metal_particle
@@ -31,7 +31,7 @@ from hrtem_dask.simulate.microscope import (
     wavelength,
 )
 from hrtem_dask.simulate.recipe import Span, load_recipe, shipped_recipes
-from hrtem_dask.simulate.sets import Sample, load_sample, structure_path
+from hrtem_dask.simulate.sets import Sample
 from hrtem_dask.simulate.structures import (
     Specimen,
     assemble,
@@ -329,48 +329,6 @@ def test_examples_are_turned_with_their_truth(rng):
         assert image.shape == truth.shape == (64, 64)
         if 0.1 < truth.mean() < 0.9:
             assert image[truth].mean() < 0.7 * image[~truth].mean()
-
-
-# sets
-
-
-def test_a_set_is_the_same_for_any_number_of_workers_and_is_continued(tmp_path):
-    shown = []
-    one = simulate.dataset(TINY, tmp_path / "one", 3, seed=4, workers=1, progress=lambda *a: shown.append(a))
-    assert shown == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    two = simulate.dataset(TINY, tmp_path / "two", 3, seed=4, workers=2)
-    assert len(one) == len(two) == 3
-    for i in range(3):
-        a, b = one[i], two[i]
-        assert a.info == b.info
-        for name in ("wave", "truth", "thickness"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-        assert a.truth.mean() > 0.03
-        assert np.abs(a.wave**2).mean() == pytest.approx(1, abs=0.05)
-    stamps = [structure_path(one.path, i).stat().st_mtime_ns for i in range(3)]
-    gone = load_sample(structure_path(one.path, 1)).wave
-    structure_path(one.path, 1).unlink()
-    again = simulate.dataset(TINY, tmp_path / "one", 3, seed=4)
-    np.testing.assert_array_equal(again[1].wave, gone)
-    assert [structure_path(one.path, i).stat().st_mtime_ns == s for i, s in enumerate(stamps)] == [True, False, True]
-    with pytest.raises(InputError, match="seed 4"):
-        simulate.dataset(TINY, tmp_path / "one", 3, seed=5)
-    with pytest.raises(InputError, match="Choose another folder"):
-        simulate.dataset(TINY | {"film": {"thickness": [8, 13]}}, tmp_path / "one", 3, seed=4)
-    stamps = [structure_path(one.path, i).stat().st_mtime_ns for i in range(3)]
-    brighter = simulate.dataset(TINY | {"imaging": {"dose": [7, 8]}}, tmp_path / "one", 3, seed=4)
-    assert brighter.recipe.imaging.dose == Span(7, 8, "log")
-    assert [structure_path(one.path, i).stat().st_mtime_ns for i in range(3)] == stamps
-    structure_path(one.path, 2).write_bytes(b"PK broken")
-    with pytest.raises(ReadError, match="000002"):
-        simulate.open_dataset(tmp_path / "one")[2]
-
-
-def test_opening_what_is_no_set(tmp_path):
-    with pytest.raises(MissingInputError, match="hrtem-dask simulate"):
-        simulate.open_dataset(tmp_path)
-    with pytest.raises(InputError, match="at least one"):
-        simulate.dataset(TINY, tmp_path, 0, seed=1)
 
 
 # movies

@@ -21,10 +21,11 @@ from hrtem_dask.networks.scoring import dice, effective_radius, normalised, prob
 from hrtem_dask.networks.steps import Run, Settings, loss_of
 from hrtem_dask.networks.training import split
 from hrtem_dask.simulate.recipe import load_recipe
-from hrtem_dask.simulate.sets import Dataset, Sample, begin, open_dataset, save_sample, structure_path
+from hrtem_dask.simulate.set_store import begin, write_sample
+from hrtem_dask.simulate.sets import Dataset, Sample, open_dataset
 
 RECIPE = {
-    "name": "blobs", "field": {"box": 48},
+    "name": "blobs", "field": {"box": 48}, "particles": {"diameter": [10, 20]},
     "imaging": {"pixel_size": [0.3, 0.6], "dose": [500, 2000], "defocus": [0, 100], "cs": [0, 0],
                 "cs_corrected": [0, 0], "aperture_fraction": 0, "absorption_fraction": 0},
 }
@@ -35,7 +36,7 @@ SMALL = {"depth": 4, "size": 48, "batch": 2}
 def store(tmp_path_factory) -> Path:
     """Fields with one strongly absorbing disc each, without a multislice."""
     path = tmp_path_factory.mktemp("set")
-    begin(load_recipe(RECIPE), path, 1)
+    begin(load_recipe(RECIPE), path, 8, 1)
     rng = np.random.default_rng(0)
     for i in range(8):
         y, x = rng.uniform(12, 36, 2)
@@ -45,8 +46,7 @@ def store(tmp_path_factory) -> Path:
             return (t[:, None] - y) ** 2 + (t[None] - x) ** 2 <= 81
 
         wave = (1 - 0.4 * ndimage.gaussian_filter(disc(0.5).astype(float), 1)).astype(np.complex64)
-        save_sample(Sample(wave, disc(0.25), 20 * disc(1.0).astype(np.float32), {"index": i, "particles": []}),
-                    structure_path(path, i))
+        write_sample(path, i, Sample(wave, disc(0.25), 20 * disc(1.0).astype(np.float32), {"particles": []}))
     return path
 
 

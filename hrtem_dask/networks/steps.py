@@ -23,7 +23,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core.errors import InputError
 from ..simulate.draws import draw_example
-from ..simulate.sets import Dataset, one_thread
+from ..simulate.sets import Dataset
+from ..simulate.tasks import one_thread
 from .fast import fast_forward
 from .msdnet import MSDNet
 from .scoring import normalised

@@ -56,8 +56,8 @@ def train(
     Parameters
     ----------
     recipe_or_dataset : str, Path, dict, Recipe or Dataset
-        A set or its folder; with a recipe, a set of so many `fields` is simulated first, in
-        ``NAME-set`` beside `out`.
+        A set or its store; with a recipe, a set of so many `fields` is simulated first, in
+        ``NAME-set.zarr`` beside `out`.
     out : path
         File NAME.safetensors to write; the card NAME.json comes beside it.
     minutes : float
@@ -135,11 +135,9 @@ def find_set(source: Any, out: Path, fields: int, seed: int) -> Dataset:
     """Open the set, or simulate one from a recipe."""
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, str | Path) and (Path(source) / "set.json").is_file():
-        return open_dataset(source)
     if isinstance(source, str | Path) and Path(source).is_dir():
-        return open_dataset(source)  # raises, and says how to make one
-    return dataset(source, out.with_name(out.stem + "-set"), fields, seed=seed, workers=None)
+        return open_dataset(source)  # where it is none, this says how to make one
+    return dataset(source, out.with_name(out.stem + "-set.zarr"), fields, seed=seed, workers=None)
 
 
 def split(data: Dataset) -> tuple[Dataset, Dataset]:

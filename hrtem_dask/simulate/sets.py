@@ -1,63 +1,60 @@
-"""Sets of labelled exit waves on disk.
+"""Sets of labelled exit waves, in one Zarr store each.
 
-A set is a folder: ``set.json`` (recipe, seed, versions) and ``structures/000000.npz``, one file a
-field of view. Waves are the expensive part and are stored once; images are drawn from them at
-any defocus, dose and pixel size while a network trains (`hrtem_dask.simulate.draws`).
+Waves are the expensive part and are stored once; images are drawn from them at any defocus, dose
+and pixel size while a network trains (`hrtem_dask.simulate.draws`). How a set lies on disk is
+said in `hrtem_dask.simulate.set_store`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from ..core.errors import InputError, MissingInputError, ReadError
-from ..core.provenance import package_version
+from ..core.errors import InputError, MissingInputError
+from ..io.store import open_store
+from .columns import column_table
 from .labels import OUTLINES, gold_thickness, half_thickness_mask, particle_mask
-from .microscope import exit_wave
+from .multislice import exit_wave
 from .recipe import Recipe, load_recipe
+from .set_store import (
+    RECORD,
+    THICKNESS_SAMPLING,
+    TRUTH_SAMPLING,
+    Sample,
+    begin,
+    finished,
+    gather,
+    read_sample,
+    read_set,
+    write_sample,
+)
 from .structures import build_specimen, film_blocks
+from .tasks import Effort, run_tasks
 
-__all__ = ["Dataset", "Sample", "dataset", "open_dataset", "simulate_structure"]
+__all__ = ["TRUTH_SAMPLING", "Dataset", "Sample", "dataset", "open_dataset", "simulate_structure"]
 
 log = logging.getLogger(__name__)
 
-TRUTH_SAMPLING = 0.25  # angstrom
-THICKNESS_SAMPLING = 1.0  # angstrom
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One stored field: exit wave, mask and thickness of gold, all periodic.
-
-    ``wave`` complex64 at the stored sampling, ``truth`` bool at 0.25 angstrom, ``thickness``
-    [angstrom] float32 at 1 angstrom; ``info`` lists the particles and the film.
-    """
-
-    wave: np.ndarray
-    truth: np.ndarray
-    thickness: np.ndarray
-    info: dict[str, Any]
+DECIMALS = 4  # of a column's position [angstrom] on disk
 
 
 def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
     """Build one field and its exit wave; depends on (recipe, seed, index) and nothing else."""
     specimen = build_specimen(recipe, np.random.default_rng([seed, index]), blocks_of(recipe, seed))
     box = (recipe.field.box,) * 2
-    info = {"index": index, "particles": specimen.particles, "film_thickness": specimen.film_thickness}
+    info = {"index": index, "particles": specimen.particles, "film_thickness": specimen.film_thickness,
+            "support": specimen.support, "sheet": specimen.sheet, "atoms": int((specimen.numbers > 0).sum())}
     wave = exit_wave(specimen, recipe.field)
     truth = particle_mask(specimen.gold, box, TRUTH_SAMPLING)
-    return Sample(wave, truth, gold_thickness(specimen.gold, box, THICKNESS_SAMPLING), info)
+    columns = column_table(specimen).round(DECIMALS)
+    return Sample(wave, truth, gold_thickness(specimen.gold, box, THICKNESS_SAMPLING), info, columns=columns)
 
 
 @lru_cache(maxsize=2)
@@ -66,44 +63,19 @@ def blocks_of(recipe: Recipe, seed: int) -> list[np.ndarray]:
     return film_blocks(recipe, seed)
 
 
-def save_sample(sample: Sample, path: Path) -> None:
-    """Write one field; the file appears only when it is whole."""
-    wave = np.stack([sample.wave.real, sample.wave.imag]).astype(np.float16)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(file, wave=wave, truth=np.packbits(sample.truth), shape=np.array(sample.truth.shape),
-                 thickness=sample.thickness.astype(np.float16), info=np.array(json.dumps(sample.info)))
-    part.replace(path)
-
-
-def load_sample(path: Path) -> Sample:
-    """Read what `save_sample` wrote."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            wave = z["wave"].astype(np.float32)
-            shape = tuple(z["shape"])
-            truth = np.unpackbits(z["truth"], count=shape[0] * shape[1]).reshape(shape).astype(bool)
-            return Sample((wave[0] + 1j * wave[1]).astype(np.complex64), truth, z["thickness"].astype(np.float32),
-                          json.loads(str(z["info"])))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ReadError(f"{path} cannot be read ({error}); delete it and run the simulation again") from error
-
-
-def structure_task(recipe: Recipe, seed: int, index: int, path: str) -> int:
-    """Simulate and store one field; one thread, because the fields themselves run side by side."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        save_sample(simulate_structure(recipe, seed, index), Path(path))
+def structure_task(recipe: Recipe, seed: int, index: int, store: str) -> int:
+    """Simulate and store one structure."""
+    write_sample(Path(store), index, simulate_structure(recipe, seed, index))
     return index
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set on disk; ``set[i]`` reads field i.
+    """A set on disk; ``set[i]`` reads structure i, `to_xarray` gives all of it lazily.
 
     ``outline`` says what the masks that it gives are: "atoms", the stored truth (discs around all
     projected atoms), or "half-thickness", the line that an image shows (`half_thickness_mask`).
+    ``effort`` is what it took to make the structures that were missing, where it was just made.
     """
 
     path: Path
@@ -111,6 +83,7 @@ class Dataset:
     seed: int
     indices: tuple[int, ...]
     outline: str = "atoms"
+    effort: Effort | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.outline not in OUTLINES:
@@ -120,16 +93,24 @@ class Dataset:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> Sample:
-        sample = load_sample(structure_path(self.path, self.indices[i]))
+        sample = read_sample(self.path, self.indices[i])
         if self.outline == "atoms":
             return sample
         sampling = self.recipe.field.box / len(sample.thickness)
         return replace(sample, truth=half_thickness_mask(sample.truth, TRUTH_SAMPLING, sample.thickness, sampling))
 
+    def to_xarray(self) -> xr.Dataset:
+        """Open the whole store lazily, one chunk a structure.
 
-def structure_path(store: Path, index: int) -> Path:
-    """File of one field."""
-    return store / "structures" / f"{index:06d}.npz"
+        Returns
+        -------
+        xarray.Dataset
+            ``wave`` (structure, part, y, x), ``truth`` and ``instances`` (structure, truth_y, truth_x),
+            ``thickness``; one value a structure of what was drawn; ``particle_*`` (particle) and
+            ``column_*`` (column) with the structure that each belongs to. What is gathered from the
+            single structures is there once `dataset` has come to its end.
+        """
+        return open_store(self.path).drop_vars(RECORD)
 
 
 def open_dataset(store: str | Path) -> Dataset:
@@ -138,44 +119,43 @@ def open_dataset(store: str | Path) -> Dataset:
     Parameters
     ----------
     store : str or Path
-        Its folder.
+        Its store.
 
     Returns
     -------
     Dataset
-        The fields that are there now.
+        The structures that are finished now.
 
     Raises
     ------
     MissingInputError
-        If this is not a set, or holds no field yet.
+        If this is not a set, or holds no structure yet.
+    InputError
+        If it is a folder of npz files, as version 0.1 wrote them.
     """
     store = Path(store)
-    if not (store / "set.json").is_file():
-        raise MissingInputError(f"{store} is not a simulated set (no set.json); make one with "
-                                f"'hrtem-dask simulate au-particles --out {store} -n 100 --seed 1'")
-    meta = json.loads((store / "set.json").read_text(encoding="utf-8"))
-    indices = tuple(sorted(int(p.stem) for p in (store / "structures").glob("[0-9]*.npz")))
+    recipe, seed, indices = read_set(store)
     if not indices:
-        raise MissingInputError(f"{store} holds no field yet; run 'hrtem-dask simulate' to its end")
-    return Dataset(store, load_recipe(meta["recipe"]), meta["seed"], indices)
+        raise MissingInputError(f"{store} holds no structure yet; run 'hrtem-dask simulate' to its end")
+    return Dataset(store, recipe, seed, indices)
 
 
 def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, seed: int, client: Any = None,
             workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """Simulate a labelled training set.
+    """Simulate a labelled training set: exit waves, masks, instances, columns and all that was drawn.
 
-    Computes at once. Field i depends on the recipe, the seed and i alone: the number of workers
-    changes nothing, and a set that is there already is continued, not begun again.
+    Computes at once, one structure a task. Structure i depends on the recipe, the seed and i alone:
+    the number of workers changes nothing, not a bit. A set that is there already is continued:
+    finished structures are skipped, half-written ones made again.
 
     Parameters
     ----------
     recipe : str, Path, dict or Recipe
         Name of a shipped recipe, YAML file, or content.
     store : str or Path
-        Folder to write.
+        Zarr store to write; the workers must see it.
     n : int
-        Number of fields that the set shall have.
+        Number of structures that the set shall have.
     seed : int
         Seed of the set.
     client : distributed.Client, optional
@@ -184,7 +164,7 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
         Compute in this many processes of this machine instead, which is faster than threads; a
         script that asks for them needs the usual ``if __name__ == "__main__":``.
     progress : callable, optional
-        Called with (fields done, n) after each field.
+        Called with (structures done, n) after each structure.
 
     Returns
     -------
@@ -193,80 +173,25 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
     Raises
     ------
     InputError
-        If n is not positive, or the folder holds a set of another recipe or seed.
+        If n is not positive, or the store holds a set of another recipe or seed.
     """
-    recipe, store = load_recipe(recipe), Path(store)
+    recipe, store = load_recipe(recipe), Path(store).absolute()
     if n < 1 or seed < 0:
-        raise InputError(f"found n = {n} and seed = {seed}; expected at least one field and a seed of 0 or more")
-    begin(recipe, store, seed)
-    missing = [i for i in range(n) if not structure_path(store, i).exists()]
-    done = n - len(missing)
+        raise InputError(f"found n = {n} and seed = {seed}; expected at least one structure and a seed of 0 or more")
+    begin(recipe, store, n, seed)
+    there = finished(store, n)
+    missing, done = [i for i in range(n) if i not in there], len(there)
     if progress:
         progress(done, n)
-    tasks = [(recipe, seed, i, str(structure_path(store, i))) for i in missing]
-    for _ in run_tasks(structure_task, tasks, client, workers):
-        done += 1
-        if progress:
-            progress(done, n)
-        log.debug("%d of %d fields", done, n)
-    return open_dataset(store)
-
-
-def begin(recipe: Recipe, store: Path, seed: int) -> None:
-    """Write set.json, or check that the one that is there was begun with the same waves in mind.
-
-    `imaging` may differ: images are drawn later, with what the recipe says now.
-    """
-    meta = {"recipe": recipe.to_dict(), "digest": recipe.digest, "seed": seed, "version": package_version()}
-    path = store / "set.json"
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found == meta:
-            return
-        other = load_recipe(found["recipe"])
-        if (other.wave_digest, found["seed"]) != (recipe.wave_digest, seed):
-            raise InputError(f"{store} holds a set of recipe {other.name!r} ({other.wave_digest[:8]}), seed "
-                             f"{found['seed']}; expected {recipe.name!r} ({recipe.wave_digest[:8]}), seed {seed}. "
-                             f"Choose another folder, or the recipe and the seed that this one was begun with")
-    (store / "structures").mkdir(parents=True, exist_ok=True)
-    part = path.with_name("set.json.part")
-    part.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, workers: int | None) -> Iterator[Any]:
-    """Yield results as they come: from processes, from a Dask client, or from threads."""
-    if client is None and workers is None:
-        client = current_client()
-    if client is not None and workers is None:
-        from distributed import as_completed
-
-        for future in as_completed([client.submit(function, *t, pure=False) for t in tasks]):
-            yield future.result()
-            future.release()
-        return
-    size = min(workers or os.cpu_count() or 1, max(len(tasks), 1))
-    if size == 1:
-        for t in tasks:
-            yield function(*t)
-        return
-    pool = (futures.ThreadPoolExecutor(size) if workers is None else
-            futures.ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=one_thread))
-    with pool:
-        for future in futures.as_completed([pool.submit(function, *t) for t in tasks]):
-            yield future.result()
-
-
-def current_client() -> Any:
-    """Return the current Dask client, or None."""
-    from distributed import get_client
-
+    effort = Effort("exit waves")
+    tasks = [(recipe, seed, i, str(store)) for i in missing]
     try:
-        return get_client()
-    except ValueError:
-        return None
-
-
-def one_thread() -> None:
-    """Keep the numerical libraries of a fresh process to one thread, before they are loaded."""
-    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        for _ in run_tasks(structure_task, tasks, client, workers, effort):
+            done += 1
+            if progress:
+                progress(done, n)
+    finally:
+        if done:
+            gather(store)
+    log.info("%s", effort)
+    return replace(open_dataset(store), effort=effort)

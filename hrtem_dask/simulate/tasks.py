@@ -1,0 +1,128 @@
+"""Independent tasks on a Dask cluster, on processes or on threads, and how busy they kept the cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from ..core.machine import as_task, available_cores
+
+__all__ = ["Effort", "current_client", "measured", "one_thread", "run_tasks"]
+
+
+@dataclass
+class Effort:
+    """What a run of tasks took: their number, time on the clock, processor time in tasks, and cores.
+
+    Examples
+    --------
+    >>> print(Effort("exit waves", done=90, wall=60.0, cpu=220.0, cores=4))
+    90 exit waves in 60.0 s on 4 cores: 22.5 a minute and core, cores 92 % busy
+    """
+
+    what: str
+    done: int = 0
+    wall: float = 0.0
+    cpu: float = 0.0
+    cores: int = 1
+
+    @property
+    def busy(self) -> float:
+        """Processor time of the tasks over (time on the clock x cores)."""
+        return self.cpu / max(self.wall * self.cores, 1e-9)
+
+    def __str__(self) -> str:
+        rate = self.done / max(self.wall / 60 * self.cores, 1e-9)
+        return (f"{self.done} {self.what} in {self.wall:.1f} s on {self.cores} core{'s' * (self.cores > 1)}: "
+                f"{rate:.3g} a minute and core, cores {self.busy:.0%} busy").replace("%", " %")
+
+
+def measured(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """Call a function on one thread; return its result and the processor time of this thread [second]."""
+    from threadpoolctl import threadpool_limits
+
+    start = time.thread_time()
+    with as_task(), threadpool_limits(1):
+        result = function(*args)
+    return result, time.thread_time() - start
+
+
+def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, workers: int | None,
+              effort: Effort | None = None) -> Iterator[Any]:
+    """Yield results as they come: from processes, from a Dask client, or from threads.
+
+    Parameters
+    ----------
+    function : callable
+        Module-level function of the package.
+    tasks : list of tuple
+        Its arguments.
+    client : distributed.Client or None
+        By default the current client, where there is one.
+    workers : int or None
+        So many processes of this machine instead.
+    effort : Effort, optional
+        Is kept up to date while results come.
+    """
+    effort = effort if effort is not None else Effort("tasks")
+    start = time.monotonic()
+    if client is None and workers is None:
+        client = current_client()
+    if client is not None and workers is None:
+        effort.cores = max(1, sum(client.nthreads().values()))
+        results = _on_cluster(function, tasks, client)
+    else:
+        effort.cores = min(workers or available_cores(), max(len(tasks), 1))
+        results = _here(function, tasks, effort.cores, processes=workers is not None)
+    for result, seconds in results:
+        effort.done, effort.cpu, effort.wall = effort.done + 1, effort.cpu + seconds, time.monotonic() - start
+        yield result
+
+
+def _on_cluster(function: Callable[..., Any], tasks: list[tuple], client: Any) -> Iterator[tuple[Any, float]]:
+    from distributed import as_completed
+
+    # the same call twice shall run twice: a result that was lost on disk is not in the cluster's memory
+    waiting = [client.submit(measured, function, *t, pure=False) for t in tasks]
+    try:
+        for future in as_completed(waiting):
+            yield future.result()
+            future.release()
+    finally:
+        client.cancel(waiting)
+
+
+def _here(function: Callable[..., Any], tasks: list[tuple], size: int, *,
+          processes: bool) -> Iterator[tuple[Any, float]]:
+    if size == 1:
+        for t in tasks:
+            yield measured(function, *t)
+        return
+    pool = (futures.ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=one_thread) if processes
+            else futures.ThreadPoolExecutor(size))
+    with pool:
+        try:
+            for future in futures.as_completed([pool.submit(measured, function, *t) for t in tasks]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def current_client() -> Any:
+    """Return the current Dask client, or None."""
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def one_thread() -> None:
+    """Keep the numerical libraries of a fresh process to one thread, before they are loaded."""
+    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")

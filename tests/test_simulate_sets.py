@@ -1,0 +1,175 @@
+"""Sets at scale: the same bits for any number of workers, continued where they stopped, read piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from hrtem_dask import simulate
+from hrtem_dask.cluster import connect
+from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
+from hrtem_dask.simulate import sets
+from hrtem_dask.simulate.keys import Span
+from hrtem_dask.simulate.recipe import load_recipe
+from hrtem_dask.simulate.set_store import read_record
+
+TINY = {
+    "name": "tiny",
+    "field": {"box": 40, "wave_sampling": 0.35, "slice_thickness": 4},
+    "particles": {"number": [1, 2], "coverage": [0.1, 0.2], "diameter": [10, 14], "empty_fraction": 0,
+                  "zone_axis": "110"},
+    "film": {"thickness": [8, 12], "absent_fraction": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A set of three structures, made in this process; tests that change it copy it."""
+    shown = []
+    data = simulate.dataset(TINY, tmp_path_factory.mktemp("made") / "set.zarr", 3, seed=4, workers=1,
+                            progress=lambda *a: shown.append(a))
+    assert shown == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    return data
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return simulate.open_dataset(shutil.copytree(made.path, tmp_path / "set.zarr"))
+
+
+def hashes(path) -> dict[str, str]:
+    """SHA-256 of every variable of a store, and of its attributes."""
+    group = zarr.open_group(str(path), mode="r")
+    out = {"": json.dumps(dict(group.attrs), sort_keys=True)}
+    for name, array in group.arrays():
+        values = array[...]
+        data = "\0".join(map(str, values)).encode() if values.dtype.kind not in "biuf" else values.tobytes()
+        out[name] = f"{array.shape} {values.dtype} {hashlib.sha256(data).hexdigest()}"
+    return out
+
+
+def stamps(data) -> list[int]:
+    return [(data.path / "wave" / "c" / str(i) / "0" / "0" / "0").stat().st_mtime_ns for i in range(3)]
+
+
+def test_every_variable_is_the_same_for_one_worker_and_for_three(made, tmp_path):
+    three = simulate.dataset(TINY, tmp_path / "three.zarr", 3, seed=4, workers=3)
+    assert hashes(three.path) == hashes(made.path)
+    other = simulate.dataset(TINY, tmp_path / "other.zarr", 1, seed=5, workers=1)
+    assert hashes(other.path)["wave"] != hashes(made.path)["wave"]
+
+
+def test_a_dask_client_makes_the_same_set(made, tmp_path):
+    with connect("threads", workers=2) as client:
+        given = simulate.dataset(TINY, tmp_path / "given.zarr", 2, seed=4, client=client)
+        assert given.effort.cores == 2
+        current = simulate.dataset(TINY, tmp_path / "given.zarr", 3, seed=4)
+        assert current.effort.done == 1
+    assert hashes(given.path) == hashes(made.path)
+
+
+def test_what_is_stored_is_the_field(made):
+    recipe = load_recipe(TINY)
+    assert len(made) == 3
+    for i in range(3):
+        stored, fresh = made[i], sets.simulate_structure(recipe, 4, i)
+        assert np.abs(stored.wave - fresh.wave).max() < 1.5e-3  # stored in half precision
+        np.testing.assert_array_equal(stored.truth, fresh.truth)
+        assert stored.info == json.loads(json.dumps(fresh.info))
+        assert stored.truth.mean() > 0.03
+        assert np.abs(stored.wave**2).mean() == pytest.approx(1, abs=0.05)
+        assert (stored.columns["y"] == fresh.columns["y"]).all()
+        assert len(stored.columns) > 3
+
+
+def test_truth_is_there_as_variables(made):
+    ds = made.to_xarray()
+    assert isinstance(ds, xr.Dataset)
+    assert ds.wave.dims == ("structure", "part", "y", "x")
+    assert ds.wave.chunks[0] == (1, 1, 1)
+    assert ds.truth.dims == ds.instances.dims == ("structure", "truth_y", "truth_x")
+    assert float(ds.y[1]) == pytest.approx(0.5)
+    assert ds.finished.values.all()
+    assert ds.film_thickness.attrs["units"] == "angstrom"
+    assert ((ds.film_thickness >= 8) & (ds.film_thickness <= 12)).all()
+    particles = [p for i in range(3) for p in made[i].info["particles"]]
+    assert ds.particle_diameter.values.tolist() == [p["diameter"] for p in particles]
+    assert ds.particle_structure.values.tolist() == [i for i in range(3) for _ in made[i].info["particles"]]
+    one = ds.column_x.values[ds.column_structure.values == 1]
+    assert one.tolist() == made[1].columns["x"].tolist()
+    assert ds["columns"].values.tolist() == [len(made[i].columns) for i in range(3)]
+    assert set(np.unique(ds.column_class)) == {"column"}
+
+
+def test_a_set_is_continued_and_half_written_structures_are_made_again(copy):
+    before, first = hashes(copy.path), stamps(copy)
+    (copy.path / "record" / "c" / "1").unlink()  # stopped before the record was written
+    (copy.path / "truth" / "c" / "2" / "0" / "0").unlink()  # a shard was lost
+    again = simulate.dataset(TINY, copy.path, 3, seed=4, workers=1)
+    assert again.effort.done == 2
+    assert hashes(copy.path) == before
+    assert [a == b for a, b in zip(first, stamps(copy), strict=True)] == [True, False, False]
+    assert simulate.dataset(TINY, copy.path, 2, seed=4).effort.done == 0
+    assert len(simulate.open_dataset(copy.path)) == 3
+
+
+def test_a_run_that_fails_keeps_what_it_finished_and_grows_later(copy, monkeypatch):
+    def fails(recipe, seed, index):
+        if index == 4:
+            raise RuntimeError("no more")
+        return copy[0]
+
+    monkeypatch.setattr(sets, "simulate_structure", fails)
+    with pytest.raises(RuntimeError, match="no more"):
+        simulate.dataset(TINY, copy.path, 6, seed=4, workers=1)
+    data = simulate.open_dataset(copy.path)
+    assert data.indices == (0, 1, 2, 3)
+    ds = data.to_xarray()
+    assert ds.finished.values.tolist() == [True] * 4 + [False] * 2
+    assert np.isnan(ds.film_thickness.values).tolist() == [False] * 4 + [True] * 2
+
+
+def test_another_seed_or_structure_is_refused_and_other_images_are_not(copy):
+    with pytest.raises(InputError, match="seed 4"):
+        simulate.dataset(TINY, copy.path, 3, seed=5)
+    with pytest.raises(InputError, match="Choose another store"):
+        simulate.dataset(TINY | {"film": {"thickness": [8, 13]}}, copy.path, 3, seed=4)
+    before = stamps(copy)
+    brighter = simulate.dataset(TINY | {"imaging": {"dose": [7, 8]}}, copy.path, 3, seed=4)
+    assert brighter.recipe.imaging.dose == Span(7, 8, "log")
+    assert simulate.open_dataset(copy.path).recipe.imaging.dose.high == 8
+    assert stamps(copy) == before
+
+
+def test_damaged_and_missing_parts_are_named(copy):
+    shard = copy.path / "wave" / "c" / "2" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 255
+    shard.write_bytes(data)
+    with pytest.raises(ReadError, match="structure 2"):
+        copy[2]
+    (copy.path / "record" / "c" / "0").write_bytes(b"broken")
+    with pytest.raises(ReadError, match="row 0"):
+        read_record(copy.path, 0)
+
+
+def test_opening_what_is_no_set(tmp_path):
+    with pytest.raises(MissingInputError, match="hrtem-dask simulate"):
+        simulate.open_dataset(tmp_path)
+    with pytest.raises(InputError, match="at least one"):
+        simulate.dataset(TINY, tmp_path / "a", 0, seed=1)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "set.json").write_text(json.dumps({"recipe": {"name": "au-particles"}, "seed": 3}))
+    with pytest.raises(InputError, match="hrtem-dask simulate au-particles --seed 3"):
+        simulate.open_dataset(tmp_path / "old")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="no simulated set"):
+        simulate.dataset(TINY, tmp_path / "other", 1, seed=1)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
