@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
+from scipy import constants, fft
 
 from ..core.errors import InputError
 from ..kernels.fourier_grid import fourier_resample, resize_spectrum
@@ -35,7 +35,9 @@ def wavelength(energy: float) -> float:
     >>> round(wavelength(300), 5)
     0.01969
     """
-    return float(12.2642 / np.sqrt(energy * 1e3 * (1 + 0.97848e-6 * energy * 1e3)))
+    work = energy * 1e3 * constants.e
+    momentum = np.sqrt(2 * constants.m_e * work + (work / constants.c) ** 2)
+    return float(constants.h / momentum * 1e10)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ class Optics:
 
     def transfer(self, ky: np.ndarray, kx: np.ndarray, energy: float) -> np.ndarray:
         """Factor on the wave at these frequencies [1/angstrom]: envelope times exp(-i chi)."""
-        chi = self.phase(ky, kx, energy)
-        passed = self.envelope(ky**2 + kx**2, energy)
+        # chi reaches thousands of radian at high frequencies: in float32 it would be wrong by 1e-4 and more
+        chi = self.phase(np.asarray(ky, np.float64), np.asarray(kx, np.float64), energy)
+        chi = np.remainder(chi, 2 * np.pi).astype(np.float32)
+        passed = self.envelope((ky**2 + kx**2).astype(np.float32), energy)
         out = np.empty(chi.shape, np.complex64)
         np.multiply(passed, np.cos(chi), out=out.real, casting="same_kind")
         np.multiply(passed, np.sin(-chi), out=out.imag, casting="same_kind")
@@ -207,14 +211,14 @@ def _image(spectrum: np.ndarray, sampling: tuple[float, float], optics: Optics, 
     half = fft.rfft2(image)
     if not still:
         ky, kx = _frequencies(grid[0], period[0]), _frequencies(grid[1], period[1])[:half.shape[1]]
-        half *= optics.motion(ky[:, None], np.abs(kx)[None])
+        half *= optics.motion(ky[:, None].astype(np.float32), np.abs(kx)[None].astype(np.float32))
     if tuple(grid) != shape:
         half = resize_spectrum(half, shape, columns=grid[1])
     return fft.irfft2(half, s=shape)
 
 
 def _frequencies(n: int, period: float) -> np.ndarray:
-    return np.fft.fftfreq(n, period / n).astype(np.float32)
+    return np.fft.fftfreq(n, period / n)
 
 
 def _crop(spectrum: np.ndarray, shape: Sequence[int]) -> np.ndarray:

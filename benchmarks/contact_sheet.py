@@ -1,0 +1,275 @@
+"""Simulated micrographs of a recipe beside real ones, to be looked at, and the numbers behind the looks.
+
+    python -m benchmarks.contact_sheet RECIPE --out sheet.png [--real FOLDER] [--pixel-size 0.59]
+
+draws one field of the recipe in rows of equal dose and columns of equal defocus, then a row of
+frames as the recipe draws them, and, where ``--real`` names a folder of image_NN.png with
+label_NN.png, as many real micrographs at the same pixel size and in the same grey scale: every
+picture is shown from -3 to +3 standard deviations of its own film about the film's mean.
+
+Beside the sheet it writes a figure of radial spectra (``..._spectra.png``) and a table that compares
+random frames of the recipe with the real ones in numbers that do not depend on gain and
+offset of the camera. Nothing is fitted: it tells where the recipe and the real ones differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage, stats
+
+#: edges of the bands in which the film's roughness is measured [1/angstrom]
+BANDS = (0.01, 0.04, 0.08, 0.16, 0.3, 0.5, 0.8)
+#: pixels this near a particle belong to neither side [angstrom]
+MARGIN = 6.0
+#: film that a frame must show for its statistics, and particles [part of the frame]
+LEAST_FILM, LEAST_PARTICLE = 0.2, 0.02
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image (y, x) with its mask of particles and its pixel size [angstrom]."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    pixel_size: float
+    title: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contact_sheet", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="name of a recipe or YAML file")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to draw")
+    parser.add_argument("--real", type=Path, help="folder of image_NN.png and label_NN.png")
+    parser.add_argument("--pixel-size", type=float, help="angstrom, of the simulated and of the real ones; by default "
+                        "the middle of the recipe's range")
+    parser.add_argument("--doses", type=float, nargs="+", default=[20, 100, 500, 2500], help="electrons/angstrom^2")
+    parser.add_argument("--defoci", type=float, nargs="+", help="angstrom, positive is underfocus")
+    parser.add_argument("--fields", type=int, default=6, help="simulated fields to draw from")
+    parser.add_argument("--frames", type=int, default=60, help="random frames for the statistics")
+    parser.add_argument("--size", type=int, default=256, help="side of a picture [pixel]")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    recipe, samples = simulated(options.recipe, options.fields, options.seed)
+    pixel = options.pixel_size or middle(recipe.imaging.pixel_size)
+    spread = recipe.imaging.defocus
+    defoci = options.defoci or [-spread.high / 3 if recipe.imaging.overfocus_fraction else spread.low,
+                                *np.linspace(spread.low, spread.high, 5)[:-1]]
+    rows = [[frame_of(samples[0], recipe, options.seed, pixel, options.size, dose=dose, defocus=defocus)
+             for defocus in defoci] for dose in options.doses]
+    drawn = list(random_frames(samples, recipe, pixel, options.size, options.frames, options.seed))
+    rows.append(drawn[:len(defoci)])
+    real = real_pictures(options.real, pixel) if options.real else []
+    rows += [real[i:i + len(defoci)] for i in range(0, min(len(real), 2 * len(defoci)), len(defoci))]
+    draw_sheet(rows, options.out, options.size, f"{recipe.name} at {pixel:.3g} angstrom per pixel")
+    table = compare(drawn, real)
+    print(table)
+    spectra = options.out.with_name(options.out.stem + "_spectra.png")
+    draw_spectra(drawn, real, spectra)
+    print(f"wrote {options.out} and {spectra}")
+
+
+def middle(span: object) -> float:
+    """Middle of a range, on the scale that it is drawn on."""
+    return float(np.sqrt(span.low * span.high) if span.scale == "log" else (span.low + span.high) / 2)
+
+
+def simulated(name: str, fields: int, seed: int) -> tuple:
+    """Load the recipe and simulate some of its fields."""
+    from hrtem_dask.simulate.recipe import load_recipe
+    from hrtem_dask.simulate.sets import simulate_structure
+
+    recipe = load_recipe(name)
+    return recipe, [simulate_structure(recipe, seed, i) for i in range(fields)]
+
+
+def frame_of(sample: object, recipe: object, seed: int, pixel: float, size: int, *, dose: float,
+             defocus: float) -> Picture:
+    """Draw a frame at this dose and defocus; all else is the same for the same seed."""
+    from hrtem_dask.simulate.draws import draw_frame
+    from hrtem_dask.simulate.recipe import Span
+
+    fixed = replace(recipe.imaging, defocus=Span(abs(defocus) * (1 if defocus >= 0 else 3),
+                                                 abs(defocus) * (1 if defocus >= 0 else 3)),
+                    overfocus_fraction=float(defocus < 0))
+    frame = draw_frame(sample, replace(recipe, imaging=fixed), np.random.default_rng([seed, 1]), dose=dose,
+                       pixel_size=pixel, extent=size * pixel)
+    return picture(frame, sample, size, f"{dose:g} e/Å², {defocus:g} Å")
+
+
+def random_frames(samples: list, recipe: object, pixel: float, size: int, count: int, seed: int) -> Iterator[Picture]:
+    """Draw frames as the recipe says, but at this pixel size."""
+    from hrtem_dask.simulate.draws import draw_frame
+
+    for i in range(count):
+        sample = samples[i % len(samples)]
+        frame = draw_frame(sample, recipe, np.random.default_rng([seed, 2, i]), pixel_size=pixel, extent=size * pixel)
+        yield picture(frame, sample, size, f"{frame.camera.dose:.0f} e/Å², {frame.optics.defocus:.0f} Å")
+
+
+def picture(frame: object, sample: object, size: int, title: str) -> Picture:
+    """Cut a drawn frame to the size of a picture; of a focal series its first image."""
+    from hrtem_dask.simulate.draws import truth_at
+
+    counts = frame.counts.reshape(-1, *frame.counts.shape[-2:])[0][:size, :size]
+    return Picture(counts, truth_at(sample, frame.origin, frame.pixel_size, counts.shape), frame.pixel_size, title)
+
+
+def real_pictures(folder: Path, pixel: float) -> list[Picture]:
+    """Read the real micrographs with the masks that were drawn by hand; none where there is no such folder."""
+    from imageio.v3 import imread
+
+    if not folder.is_dir():
+        print(f"{folder} is not there: without real micrographs")
+        return []
+    out = []
+    for path in sorted(folder.glob("image_*.png")):
+        image, label = (a if a.ndim == 2 else a[..., 0] for a in
+                        (imread(path), imread(path.with_name(path.name.replace("image", "label")))))
+        out.append(Picture(image.astype(np.float32), label > 127, pixel, path.stem))
+    return out
+
+
+# numbers
+
+
+def film_of(p: Picture) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels that are surely film, and those that are surely particle."""
+    reach = MARGIN / p.pixel_size
+    return (ndimage.distance_transform_edt(~p.mask) > reach, ndimage.distance_transform_edt(p.mask) > reach / 2)
+
+
+def spectrum(p: Picture, bins: np.ndarray) -> np.ndarray:
+    """Radial power of the film, particles replaced by its mean; relative variance per (1/angstrom)^2."""
+    film, _ = film_of(p)
+    image = p.image - ndimage.gaussian_filter(p.image.astype(float), 60 / p.pixel_size)
+    soft = ndimage.gaussian_filter(film.astype(float), 1.0)
+    values = (image - image[film].mean()) * soft * np.hanning(len(image))[:, None] * np.hanning(image.shape[1])[None]
+    weight = soft * np.hanning(len(image))[:, None] * np.hanning(image.shape[1])[None]
+    power = np.abs(np.fft.fft2(values)) ** 2 / (weight**2).sum() * p.pixel_size**2
+    k = np.hypot(np.fft.fftfreq(len(image), p.pixel_size)[:, None], np.fft.fftfreq(image.shape[1], p.pixel_size)[None])
+    i = np.digitize(k.ravel(), bins)
+    return np.array([power.ravel()[i == j].mean() if (i == j).any() else np.nan for j in range(1, len(bins))])
+
+
+def numbers(p: Picture) -> dict[str, float] | None:
+    """Figures of one picture that do not depend on gain and offset; None where it shows too little."""
+    film, inside = film_of(p)
+    if film.mean() < LEAST_FILM or inside.mean() < LEAST_PARTICLE:
+        return None
+    image = p.image.astype(float)
+    smooth = ndimage.gaussian_filter(image, 2.5 / p.pixel_size)
+    rough = ndimage.gaussian_filter(image, 10 / p.pixel_size)
+    scale = image[film].std()
+    bins = np.array([k for k in BANDS if k < 0.5 / p.pixel_size] + [0.5 / p.pixel_size])
+    power = spectrum(p, bins) * np.pi * np.diff(bins**2)
+    share = power / power.sum()
+    out = {
+        "contrast: (film - particle) / std of film": (image[film].mean() - image[inside].mean()) / scale,
+        "the same, both smoothed by 2.5 Å": (smooth[film].mean() - smooth[inside].mean()) / smooth[film].std(),
+        "std in particle / std in film": image[inside].std() / scale,
+        "std of film smoothed by 2.5 Å / std": smooth[film].std() / scale,
+        "std of film smoothed by 10 Å / std": rough[film].std() / scale,
+        "skewness of film": float(stats.skew(image[film])),
+        "excess kurtosis of film": float(stats.kurtosis(image[film])),
+        "neighbouring pixels' correlation": float(np.mean([correlation(image, film, a) for a in (0, 1)])),
+    }
+    return out | {f"power of film, {a:.2f} to {b:.2f} 1/Å [%]": 100 * s
+                  for a, b, s in zip(bins[:-1], bins[1:], share, strict=True)}
+
+
+def correlation(image: np.ndarray, film: np.ndarray, axis: int) -> float:
+    """Correlation of neighbouring film pixels, after what changes over 10 pixels is taken off."""
+    high = image - ndimage.gaussian_filter(image, 10)
+    both = film & np.roll(film, 1, axis)
+    return float(np.corrcoef(high[both], np.roll(high, 1, axis)[both])[0, 1])
+
+
+def compare(drawn: list[Picture], real: list[Picture]) -> str:
+    """Say for each figure its median and 5 to 95 % in both sets, and how many real ones lie inside, as a table."""
+    ours = [n for p in drawn if (n := numbers(p))]
+    theirs = [n for p in real if (n := numbers(p))]
+    if not ours:
+        return "no simulated frame shows both film and particles: no statistics"
+    lines = [f"{len(ours)} simulated frames" + (f", {len(theirs)} real ones" if theirs else ""), "",
+             "| figure | simulated: median (5 to 95 %) | real: median (5 to 95 %) | real inside |",
+             "| --- | --- | --- | --- |"]
+    for name in ours[0]:
+        a, b = (np.array([n[name] for n in group]) for group in (ours, theirs))
+        low, high = np.percentile(a, [5, 95])
+        inside = f"{int(((b >= low) & (b <= high)).sum())} of {len(b)}" if len(b) else ""
+        lines.append(f"| {name} | {shown(a)} | {shown(b) if len(b) else ''} | {inside} |")
+    return "\n".join(lines)
+
+
+def shown(values: np.ndarray) -> str:
+    low, mid, high = np.percentile(values, [5, 50, 95])
+    return f"{mid:.3g} ({low:.3g} to {high:.3g})"
+
+
+# pictures
+
+
+def draw_sheet(rows: list[list[Picture]], path: Path, size: int, title: str) -> None:
+    """Draw all pictures, each from -3 to +3 standard deviations of its own film."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = max(len(row) for row in rows)
+    fig, axes = plt.subplots(len(rows), columns, figsize=(3 * columns, 3.2 * len(rows)), squeeze=False)
+    for row, across in zip(rows, axes, strict=True):
+        for ax in across:
+            ax.axis("off")
+        for p, ax in zip(row, across, strict=False):
+            film, _ = film_of(p)
+            pixels = p.image[film] if film.mean() > 0.05 else p.image
+            z = (p.image - pixels.mean()) / max(pixels.std(), 1e-6)
+            first = [(n - min(n, size)) // 2 for n in z.shape]
+            ax.imshow(z[first[0]:first[0] + size, first[1]:first[1] + size], cmap="gray", vmin=-3, vmax=3,
+                      interpolation="nearest")
+            ax.set_title(p.title, fontsize=8)
+    fig.suptitle(title)
+    fig.tight_layout()
+    fig.savefig(path, dpi=80)
+    plt.close(fig)
+
+
+def draw_spectra(drawn: list[Picture], real: list[Picture], path: Path) -> None:
+    """Draw the film's radial power, each curve with integral 1, and the histograms of its grey values."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
+    for pictures, colour, name in ((drawn, "C0", "simulated"), (real, "C3", "real")):
+        pictures = [p for p in pictures if numbers(p)]
+        if not pictures:
+            continue
+        bins = np.linspace(0.01, 0.5 / pictures[0].pixel_size, 60)
+        curves = np.array([spectrum(p, bins) for p in pictures])
+        curves /= np.nansum(curves * np.pi * np.diff(bins**2), axis=1, keepdims=True)
+        low, mid, high = np.nanpercentile(curves, [5, 50, 95], axis=0)
+        k = (bins[1:] + bins[:-1]) / 2
+        left.semilogy(k, mid, colour, label=name)
+        left.fill_between(k, low, high, color=colour, alpha=0.2)
+        z = [np.histogram((p.image[f] - p.image[f].mean()) / p.image[f].std(), np.linspace(-5, 5, 81), density=True)[0]
+             for p in pictures for f in [film_of(p)[0]]]
+        right.semilogy(np.linspace(-5, 5, 80), np.mean(z, 0), colour, label=name)
+    left.set(xlabel="spatial frequency [1/Å]", ylabel="power of the film, integral 1", title="5 to 95 % shaded")
+    right.set(xlabel="(value - mean) / std in film", ylabel="density", ylim=(1e-5, 1))
+    right.legend()
+    fig.tight_layout()
+    fig.savefig(path, dpi=80)
+    plt.close(fig)
+
+
+if __name__ == "__main__":
+    main()
