@@ -178,3 +178,24 @@ def test_nothing_else_in_the_package_writes_zarr() -> None:
         assert "da.store(" not in file.read_text(encoding="utf-8"), file
         if file.name != "store.py":
             assert not calls & {"create_array", "create_dataset"}, file
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("float16", np.nan), ("float32", np.nan), ("uint16", 0), ("int32", -1)])
+@pytest.mark.parametrize("where", ["nowhere", "first pixels", "one chunk", "everywhere"])
+def test_what_is_not_looked_for_is_written_as_before(tmp_path: Path, dtype: str, fill: float, where: str) -> None:
+    """Chunks are searched for the fill value only where one could hold nothing else."""
+    block = np.random.default_rng(0).integers(1, 9, (1, 600, 1100)).astype(dtype)
+    if where == "first pixels":
+        block[:, ::512, ::512] = fill
+    elif where == "one chunk":
+        block[:, :512, 512:1024] = fill
+    elif where == "everywhere":
+        block[:] = fill
+    spec = store.frame_spec("a", ("frame", "y", "x"), (2, 600, 1100), dtype, frames_per_shard=1)
+    store.create_store(tmp_path / "s.zarr", [spec], coords={})
+    files = store.write_shards(tmp_path / "s.zarr", "a", block, (1, 0, 0))
+    assert [size is None for size in files.values()] == [where == "everywhere"]
+    np.testing.assert_array_equal(store.open_store(tmp_path / "s.zarr")["a"][1], block[0])
+    assert not store._same(block, np.ones_like(block) * 9)
+    assert not store._same(block, block[:, :1])
+    assert store._same(block, block.copy())
