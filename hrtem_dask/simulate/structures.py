@@ -22,7 +22,8 @@ from .sheets import SULPHUR_DISTANCE, disulphide_sheet
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Specimen", "assemble", "build_specimen", "film_blocks", "place_clusters", "place_particles"]
+__all__ = ["Parts", "Specimen", "assemble", "build_specimen", "draw_parts", "film_blocks", "place_clusters",
+           "place_particles"]
 
 GAPS = {6: 2.4}  # angstrom: closest carbon to a particle; other supports keep the next
 GAP = 2.1  # angstrom: gold to the oxygen of an oxide
@@ -104,6 +105,28 @@ def build_specimen(recipe: Recipe, rng: np.random.Generator, blocks: list[np.nda
     -------
     Specimen
     """
+    return draw_parts(recipe, rng, blocks).specimen()
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a field is assembled from; in a movie the particles move and the rest stays."""
+
+    particles: list[Cluster]
+    base: list[Cluster]
+    box: float
+    thickness: float
+    support: str
+    sheet: dict[str, Any] | None = None
+
+    def specimen(self, particles: Sequence[Cluster] | None = None) -> Specimen:
+        """Assemble the field with its own particles, or with these."""
+        return assemble(self.particles if particles is None else particles, self.base, self.box,
+                        thickness=self.thickness, support=self.support, sheet=self.sheet)
+
+
+def draw_parts(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray]) -> Parts:
+    """Draw what `build_specimen` assembles."""
     box, film, support = recipe.field.box, recipe.film, recipe.support
     # what recipes could not say at first is drawn from a generator of its own: old sets stay as they are
     extra = rng.spawn(1)[0]
@@ -130,8 +153,7 @@ def build_specimen(recipe: Recipe, rng: np.random.Generator, blocks: list[np.nda
         base = [b.kept(edge.outside(b.positions) < 0) for b in base]
     clusters = [] if empty else place_clusters(recipe.particles, box, thickness, rng, support=support, edge=edge)
     sheet = draw_sheet(recipe.sheet, (box, box), thickness, extra) if has_sheet else None
-    return assemble(clusters, [*base, sheet] if sheet else base, box, thickness=thickness, support=kind,
-                    sheet=sheet.info if sheet else None)
+    return Parts(clusters, [*base, sheet] if sheet else base, box, thickness, kind, sheet.info if sheet else None)
 
 
 def one_of(text: str, rng: np.random.Generator) -> str:
