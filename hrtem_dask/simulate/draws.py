@@ -11,9 +11,10 @@ from scipy import fft
 from ..kernels.fourier_grid import fourier_shift
 from ..kernels.resample import resample
 from .camera import MTF_MARGIN, Camera, draw_camera, record
+from .columns import column_image
 from .microscope import Optics, draw_optics, expected_images
 from .recipe import Imaging, Recipe
-from .sets import TRUTH_SAMPLING, Sample
+from .set_store import Sample
 
 __all__ = ["Frame", "draw_example", "draw_frame", "draw_frames", "truth_at"]
 
@@ -126,13 +127,13 @@ def _recorded(images: list[np.ndarray], optics: Optics, camera: Camera, n: int, 
 
 def truth_at(sample: Sample, origin: tuple[float, float], pixel_size: float, shape: tuple[int, int]) -> np.ndarray:
     """Mask (y, x) at the samples origin + (i, j) * pixel_size [angstrom] of a periodic field."""
-    at = [np.round((o + np.arange(n) * pixel_size) / TRUTH_SAMPLING).astype(int) % m
+    at = [np.round((o + np.arange(n) * pixel_size) / (sample.box / m)).astype(int) % m
           for o, n, m in zip(origin, shape, sample.truth.shape, strict=True)]
     return sample.truth[np.ix_(*at)]
 
 
-def draw_example(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, size: int,
-                 pixel_size: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def draw_example(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, size: int, pixel_size: float = 0.5,
+                 classes: Sequence[str] = (), column_size: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
     """Draw one training example as a network sees it: recorded, resampled, turned at random.
 
     Parameters
@@ -144,23 +145,28 @@ def draw_example(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, si
         Side [network pixel].
     pixel_size : float
         Of the network [angstrom].
+    classes : sequence of str
+        Classes of columns to label, see `column_image`; without any, particles are labelled.
+    column_size : float
+        Sigma of the label of a column [angstrom].
 
     Returns
     -------
     image : ndarray, float32, shape (size, size) or (defocus, size, size)
         Counts, not normalised.
-    truth : ndarray, bool, shape (size, size)
-        Mask at the same samples; sample (0, 0) is the first pixel of the recorded frame.
+    truth : ndarray, bool, shape (size, size), or float32, shape (1 + classes, size, size)
+        Mask of the particles, or what `column_image` draws, at the same samples; sample (0, 0) is
+        the first pixel of the recorded frame.
     """
     frame = draw_frame(sample, recipe, rng, extent=(size - 1) * pixel_size)
-    truth = truth_at(sample, frame.origin, pixel_size, (size, size))
+    truth = truth_at(sample, frame.origin, pixel_size, (size, size)) if not classes else column_image(
+        sample.columns, (size, size), pixel_size, classes=classes, size=column_size, origin=frame.origin,
+        period=(sample.box,) * 2)
     image = np.stack([resample(c, frame.pixel_size, pixel_size, shape=(size, size))
                       for c in frame.counts.reshape(-1, *frame.counts.shape[-2:])])
-    turns, mirror = rng.integers(4), rng.random() < 0.5
-    image, truth = np.rot90(image, turns, axes=(1, 2)), np.rot90(truth, turns)
-    if mirror:
-        image, truth = image[..., ::-1], truth[:, ::-1]
     image = image if frame.counts.ndim == 3 else image[0]
+    turns, mirror = rng.integers(4), rng.random() < 0.5
+    image, truth = (np.rot90(a, turns, axes=(-2, -1))[..., ::-1 if mirror else 1] for a in (image, truth))
     return np.ascontiguousarray(image), np.ascontiguousarray(truth)
 
 

@@ -38,7 +38,7 @@ THICKNESS_SAMPLING = 1.0  # angstrom
 RECORD = "record"
 #: units of what is gathered, by the last word of its name; all else is a number without one or a text
 UNITS = {"x": "angstrom", "y": "angstrom", "diameter": "angstrom", "thickness": "angstrom", "tilt": "degree",
-         "rotation": "degree", "angle": "degree", "z": "angstrom"}
+         "rotation": "degree", "angle": "degree", "z": "angstrom", "spread": "angstrom", "box": "angstrom"}
 MEANING = {
     "wave": "exit wave", "truth": "particle mask: discs around the projected atoms, closed",
     "instances": "number of the particle, 0 where there is none", "thickness": "projected thickness of the particles",
@@ -60,6 +60,11 @@ class Sample:
     info: dict[str, Any]
     instances: np.ndarray | None = None
     columns: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def box(self) -> float:
+        """Period of the field [angstrom]."""
+        return float(self.info.get("box", len(self.truth) * TRUTH_SAMPLING))
 
 
 def specs_of(recipe: Recipe, n: int) -> tuple[list[ArraySpec], dict[str, xr.Variable]]:

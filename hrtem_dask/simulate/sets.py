@@ -49,12 +49,13 @@ def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
     """Build one field and its exit wave; depends on (recipe, seed, index) and nothing else."""
     specimen = build_specimen(recipe, np.random.default_rng([seed, index]), blocks_of(recipe, seed))
     box = (recipe.field.box,) * 2
-    info = {"index": index, "particles": specimen.particles, "film_thickness": specimen.film_thickness,
+    truth_sampling, thickness_sampling = (box[0] / round(box[0] / s) for s in (TRUTH_SAMPLING, THICKNESS_SAMPLING))
+    info = {"index": index, "box": box[0], "particles": specimen.particles, "film_thickness": specimen.film_thickness,
             "support": specimen.support, "sheet": specimen.sheet, "atoms": int((specimen.numbers > 0).sum())}
     wave = exit_wave(specimen, recipe.field)
-    truth = particle_mask(specimen.gold, box, TRUTH_SAMPLING)
+    truth = particle_mask(specimen.gold, box, truth_sampling)
     columns = column_table(specimen).round(DECIMALS)
-    return Sample(wave, truth, gold_thickness(specimen.gold, box, THICKNESS_SAMPLING), info, columns=columns)
+    return Sample(wave, truth, gold_thickness(specimen.gold, box, thickness_sampling), info, columns=columns)
 
 
 @lru_cache(maxsize=2)
@@ -96,8 +97,9 @@ class Dataset:
         sample = read_sample(self.path, self.indices[i])
         if self.outline == "atoms":
             return sample
-        sampling = self.recipe.field.box / len(sample.thickness)
-        return replace(sample, truth=half_thickness_mask(sample.truth, TRUTH_SAMPLING, sample.thickness, sampling))
+        box = self.recipe.field.box
+        return replace(sample, truth=half_thickness_mask(sample.truth, box / len(sample.truth), sample.thickness,
+                                                         box / len(sample.thickness)))
 
     def to_xarray(self) -> xr.Dataset:
         """Open the whole store lazily, one chunk a structure.
