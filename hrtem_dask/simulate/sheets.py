@@ -107,7 +107,7 @@ def disulphide_sheet(box: tuple[float, float], rng: np.random.Generator, *, sing
     units = np.arange(len(p)) // 3
     column = (2 * units + np.where(atoms.numbers == MOLYBDENUM, 1, 2)).astype(np.int32)
     numbers = with_vacancies(atoms.numbers, single_vacancies, double_vacancies, rng)
-    angle = np.rad2deg(np.arctan2(*(np.linalg.inv(cells) @ np.diag(box))[0, ::-1]))
+    angle = float(np.rad2deg(np.arctan2(*(np.linalg.inv(cells) @ np.diag(box))[0, ::-1])))
     info = {"material": "MoS2", "strain": round(stretched, 5), "tilt": round(tilt, 4), "rotation": round(angle, 4)}
     sheet = Cluster(numbers, tilted(p, tilt, rng) + rng.normal(0, thermal, p.shape), column, 1, info)
     return cut_out(sheet, box, outline, rng) if outline else sheet

@@ -1,0 +1,381 @@
+"""Particles, supports and sheets: lattices, facets, orientation, twins, adatoms, stoichiometry, vacancies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.data import atomic_numbers, reference_states
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from hrtem_dask.core.errors import InputError
+from hrtem_dask.simulate.crystals import column_ids, metal_particle
+from hrtem_dask.simulate.films import draw_edge
+from hrtem_dask.simulate.lattices import lattice_of, parse_zone_axis, structure_of, zone_direction
+from hrtem_dask.simulate.matter import Particles, Sheet, Support
+from hrtem_dask.simulate.oxides import CERIA_LATTICE, ceria_slab
+from hrtem_dask.simulate.recipe import Span, load_recipe
+from hrtem_dask.simulate.sheets import LATTICE, disulphide_sheet, fitting_cells
+from hrtem_dask.simulate.structures import build_specimen, film_blocks, place_clusters
+
+METALS = ("Au", "Pt", "Pd", "Ag", "Cu", "Ni", "Al", "Fe", "W", "Co")
+
+
+def in_crystal_axes(particle):
+    """Undo the orientation of a particle."""
+    return Rotation.from_quat(particle.info["orientation"]).inv().apply(particle.positions)
+
+
+def spacing(p, normal):
+    """Distance of the planes of atoms along a normal, from the sharpest peak of their structure factor."""
+    k = np.arange(0.2, 0.75, 2e-4)
+    amplitude = np.abs(np.exp(2j * np.pi * np.outer(k, p @ normal)).sum(1)) / len(p)
+    return 1 / k[amplitude > 0.5][amplitude[amplitude > 0.5].argmax()]
+
+
+# metals
+
+
+@pytest.mark.parametrize("species", METALS)
+def test_metals_have_the_lattice_of_ase(species, rng):
+    state = reference_states[atomic_numbers[species]]
+    a, structure = state["a"], state["symmetry"]
+    p = metal_particle(30.0, rng, species=species, shape="wulff")
+    assert (p.numbers == atomic_numbers[species]).all()
+    assert structure_of(species) == structure
+    bond = {"fcc": a / np.sqrt(2), "bcc": a * np.sqrt(3) / 2,
+            "hcp": min(a, np.hypot(a / np.sqrt(3), a * state.get("c/a", 0) / 2))}[structure]
+    nearest = cKDTree(p.positions).query(p.positions, k=2)[0][:, 1]
+    np.testing.assert_allclose(nearest, bond, rtol=1e-3)
+    volume = {"fcc": a**3 / 4, "bcc": a**3 / 2, "hcp": np.sqrt(3) / 4 * a**3 * state.get("c/a", 0)}[structure]
+    assert len(p) * volume == pytest.approx(np.pi / 6 * 30.0**3, rel=0.03)
+
+
+@pytest.mark.parametrize(("species", "hkl", "d"), [
+    ("Au", (1, 1, 1), 4.08 / 3**0.5), ("Au", (2, 0, 0), 2.04), ("Au", (2, 2, 0), 4.08 / 8**0.5),
+    ("Fe", (1, 1, 0), 2.87 / 2**0.5), ("Co", (0, 0, 2), 2.51 * 1.622 / 2)])
+def test_planes_of_atoms_have_their_spacings(species, hkl, d):
+    p = metal_particle(40.0, np.random.default_rng(3), species=species, shape="wulff")
+    normal = np.array(hkl) @ np.linalg.inv(lattice_of(species).cell).T
+    assert spacing(in_crystal_axes(p), normal / np.linalg.norm(normal)) == pytest.approx(d, rel=2e-3)
+
+
+@pytest.mark.parametrize("species", ["Au", "Fe", "Co"])
+def test_every_surface_of_a_wulff_particle_is_a_low_index_plane(species):
+    """A particle is all of the lattice inside the planes of the families that touch it, and nothing else."""
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        particle, lattice = metal_particle(24.0, rng, species=species, shape="wulff", elongation=1.3), \
+            lattice_of(species)
+        p = in_crystal_axes(particle)
+        normals = np.concatenate([n for n, *_ in lattice.facets])
+        assert len(normals) >= 20
+        reach = (p @ normals.T).max(0)
+        sites = lattice.sites(50.0) + (p[0] - lattice.basis[0] @ lattice.cell)
+        if lattice.structure == "hcp":  # p[0] may be either atom of the cell
+            other = lattice.sites(50.0) + (p[0] - lattice.basis[1] @ lattice.cell)
+            sites = min((sites, other), key=lambda s: cKDTree(s).query(p)[0].max())
+        assert cKDTree(sites).query(p)[0].max() < 1e-3
+        inside = (sites @ normals.T <= reach + 1e-3).all(1)
+        # corners that hung on fewer than three atoms were taken away
+        assert 0 <= inside.sum() - len(p) <= 3
+
+
+@pytest.mark.parametrize(("species", "axis"), [("Au", "110"), ("Pt", "100"), ("Cu", "1-12"), ("Fe", "111"),
+                                               ("Co", "001"), ("Co", "210")])
+def test_zone_axis_lies_along_the_beam_within_the_tilt(species, axis):
+    rng, spins = np.random.default_rng(1), []
+    for _ in range(6):
+        p = metal_particle(20.0, rng, species=species, zone_axis=axis, tilt=(1.0, 4.0))
+        turn = Rotation.from_quat(p.info["orientation"])
+        beam = turn.apply(zone_direction(lattice_of(species).cell, axis))
+        angle = np.rad2deg(np.arccos(beam[2]))
+        assert 1.0 <= angle <= 4.0
+        assert angle == pytest.approx(p.info["tilt"], abs=1e-3)
+        spins.append(np.arctan2(*turn.apply([1.0, 0.2, -0.7])[:2]))
+        assert (p.column > 0).all()
+        # independent of the orientation that is told: along the true axis the columns fall together
+        for c in np.unique(p.column)[:20]:
+            q = p.positions[p.column == c]
+            if len(q) > 2:
+                line = np.linalg.svd(q - q.mean(0))[2][0]
+                assert abs(line @ beam) == pytest.approx(1, abs=1e-6)
+    assert np.ptp(spins) > 1.0
+
+
+def test_columns_of_gold_110_have_the_right_neighbours():
+    p = metal_particle(30.0, np.random.default_rng(2), zone_axis="110", shape="wulff")
+    xy = np.array([p.positions[p.column == c, :2].mean(0) for c in np.unique(p.column)])
+    nearest = cKDTree(xy).query(xy, k=3)[0][:, 1:]
+    assert np.median(nearest) == pytest.approx(4.078 * np.sqrt(3) / (2 * np.sqrt(2)), abs=0.01)
+    depth = np.diff(np.sort(p.positions[p.column == np.bincount(p.column).argmax(), 2]))
+    np.testing.assert_allclose(depth, 4.078 / np.sqrt(2), atol=1e-5)
+
+
+def test_a_random_orientation_has_columns_only_near_an_axis():
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(150):
+        p = metal_particle(10.0, rng)
+        seen.append(p.info["zone_axis"])
+        assert (p.column > 0).all() if p.info["zone_axis"] else (p.column == 0).all()
+        if p.info["zone_axis"]:
+            beam = Rotation.from_quat(p.info["orientation"]).apply(
+                zone_direction(lattice_of("Au").cell, p.info["zone_axis"]))
+            assert np.rad2deg(np.arccos(beam[2])) < 2.5
+    assert 1 <= sum(map(bool, seen)) < 40
+
+
+def mirror_planes(q):
+    """Count the layers of atoms across [110] that the layers around them are mirrored at, near the centre."""
+    lattice, count = lattice_of("Au"), 0
+    normals = [n for n in lattice.facets[0][0] if abs(n @ zone_direction(lattice.cell, "110")) < 1e-6]
+    assert len(normals) == 4  # two planes, from both sides
+    for n in normals:
+        along = (q - q.mean(0)) @ n
+        across = np.linalg.norm(q - q.mean(0) - along[:, None] * n, axis=1)
+        for plane in np.unique(along[np.abs(along) < 8].round(2)):
+            near = (np.abs(along - plane) < 3) & (across < 6)
+            image = q[near] + 2 * (plane - along[near])[:, None] * n
+            count += cKDTree(q).query(image)[0].max() < 0.05
+    return count / 2
+
+
+def test_twins_share_a_plane_and_both_halves_show_columns():
+    rng = np.random.default_rng(4)
+    for twin in (True, True, True, False):
+        p = metal_particle(32.0, rng, zone_axis="110", shape="wulff", twin=twin)
+        assert p.info["twin"] == twin
+        assert (p.column > 0).all()
+        nearest = cKDTree(p.positions).query(p.positions, k=2)[0][:, 1]
+        np.testing.assert_allclose(nearest, 4.078 / np.sqrt(2), rtol=1e-5)
+        assert mirror_planes(in_crystal_axes(p)) == twin
+    off = metal_particle(30.0, rng, zone_axis="100", twin=True)  # no {111} plane contains [100]
+    assert 0.1 < (off.column == 0).mean() < 0.9
+
+
+def test_adatoms_sit_on_the_surface_and_steps_take_away():
+    for seed in range(3):
+        plain = metal_particle(26.0, np.random.default_rng(seed), shape="wulff")
+        rough = metal_particle(26.0, np.random.default_rng(seed), shape="wulff", adatoms=0.15)
+        stepped = metal_particle(26.0, np.random.default_rng(seed), shape="wulff", steps=3)
+        assert len(stepped) < len(plain)
+        new = rough.positions[cKDTree(plain.positions).query(rough.positions)[0] > 0.1]
+        assert len(rough) - len(new) == len(plain)
+        surface = np.sum(coordination(plain.positions) < 12)
+        assert len(new) == round(0.15 * surface)
+        assert coordination(rough.positions).min() >= 3
+        assert coordination(stepped.positions).min() >= 3
+        assert cKDTree(rough.positions).query(rough.positions, k=2)[0][:, 1].min() > 2.88
+
+
+def coordination(p):
+    return cKDTree(p).query_ball_point(p, 3.3, return_length=True) - 1
+
+
+def test_low_and_long_particles_are_low_and_long():
+    rng = np.random.default_rng(2)
+    for shape in ("wulff", "ellipsoid"):
+        flat = np.array([np.ptp(metal_particle(40.0, rng, shape=shape, height=0.5).positions[:, 2])
+                         for _ in range(4)]).mean()
+        tall = np.array([np.ptp(metal_particle(40.0, rng, shape=shape, height=1.0).positions[:, 2])
+                         for _ in range(4)]).mean()
+        assert flat < 0.7 * tall
+    long = metal_particle(40.0, rng, shape="wulff", elongation=2.0).positions[:, :2]
+    axes = np.sqrt(np.linalg.eigvalsh(np.cov(long.T)))
+    assert axes[1] / axes[0] > 1.4
+
+
+def test_structures_depend_on_the_seed_alone():
+    recipe = load_recipe("au-columns")
+    blocks = film_blocks(recipe, 0)
+    one, same, other = (build_specimen(recipe, np.random.default_rng([0, i]), blocks) for i in (0, 0, 1))
+    for name in ("numbers", "positions", "particle", "column"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(same, name))
+    assert one.particles == same.particles
+    assert json.loads(json.dumps(one.particles)) == one.particles
+    assert len(one) != len(other)
+
+
+def test_columns_find_themselves():
+    grid = np.array([[x, y, z] for x in (0, 2.0) for y in (0, 3.0) for z in range(5)], float)
+    assert np.unique(column_ids(grid, np.array([0, 0, 1.0])), return_counts=True)[1].tolist() == [5] * 4
+    assert len(np.unique(column_ids(grid, np.array([1.0, 0, 0])))) == 10
+
+
+# supports
+
+
+@pytest.mark.parametrize(("axis", "grains"), [("any", 1), ("111", 1), ("110", 3)])
+def test_ceria_is_stoichiometric_dense_and_fluorite(axis, grains):
+    box, rng = (45.0, 36.0), np.random.default_rng(7)
+    slab = ceria_slab(box, 24.0, rng, zone_axis=axis, grains=grains)
+    cerium = slab.numbers == 58
+    assert (slab.numbers[~cerium] == 8).all()
+    assert (~cerium).sum() == 2 * cerium.sum()
+    density = cerium.sum() / (box[0] * box[1] * 24.0) * CERIA_LATTICE**3 / 4
+    assert 0.8 < density < 1.06  # boundaries between grains are less dense
+    p = slab.positions
+    assert ((p[:, :2] >= 0) & (p[:, :2] < box)).all()
+    tree = cKDTree(p - [0, 0, p[:, 2].min()], boxsize=[*box, 1e3])
+    assert tree.query(tree.data, k=2)[0][:, 1].min() > 1.5
+    inner = cerium & (p[:, 2] > 6) & (p[:, 2] < 18)
+    bond = cKDTree(p[~cerium]).query(p[inner])[0]
+    assert np.median(bond) == pytest.approx(CERIA_LATTICE * np.sqrt(3) / 4, abs=0.15)
+
+
+def test_ceria_111_shows_its_planes():
+    slab = ceria_slab((40.0, 40.0), 30.0, np.random.default_rng(0), zone_axis="111")
+    cerium = slab.positions[slab.numbers == 58]
+    assert spacing(cerium, np.array([0, 0, 1.0])) == pytest.approx(CERIA_LATTICE / np.sqrt(3), rel=5e-3)
+
+
+def test_an_edge_covers_its_part_and_repeats():
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        edge = draw_edge((50.0, 70.0), 0.4, rng)
+        p = rng.random((20000, 2)) * edge.box
+        outside = edge.outside(p)
+        assert (outside < 0).mean() == pytest.approx(0.4, abs=0.02)
+        np.testing.assert_allclose(edge.outside(p + [50.0, -140.0]), outside, atol=1e-6)
+        assert abs(edge.outside(edge.place(3.0, rng)) - 3.0) < 1.0
+
+
+@pytest.mark.parametrize("kind", ["carbon", "CeO2", "none"])
+def test_particles_lie_on_their_support_and_keep_off_its_atoms(kind):
+    recipe = load_recipe({"name": "s", "field": {"box": 60}, "film": {"thickness": [20, 20], "absent_fraction": 0},
+                          "support": {"kind": kind, "thickness": [20, 20], "edge_fraction": 0.5},
+                          "particles": {"number": [2, 2], "diameter": [14, 20], "empty_fraction": 0,
+                                        "coverage": [0.3, 0.3], "thermal_displacement": [0, 0]}})
+    blocks, places = film_blocks(recipe, 1), []
+    assert bool(blocks) == (kind == "carbon")
+    for seed in range(6):
+        s = build_specimen(recipe, np.random.default_rng(seed), blocks)
+        assert s.support == kind
+        assert s.film_thickness == (0 if kind == "none" else 20)
+        assert len(s.particles) == s.particle.max() >= 1
+        places += [q["place"] for q in s.particles]
+        if kind == "none":
+            assert not (s.particle == 0).any()
+            continue
+        support = s.positions[s.particle == 0]
+        assert set(s.numbers[s.particle == 0]) == ({6} if kind == "carbon" else {58, 8})
+        if kind == "CeO2":
+            assert (s.numbers == 8).sum() == 2 * (s.numbers == 58).sum()
+        gap = cKDTree(support).query(s.gold)[0]
+        assert gap.min() > 2.0
+        # wrapped images apart, every particle touches what carries it
+        tree = cKDTree(np.concatenate([support + [i * 60, j * 60, 0] for i in (-1, 0, 1) for j in (-1, 0, 1)]))
+        for k in range(1, len(s.particles) + 1):
+            assert tree.query(s.positions[s.particle == k])[0].min() < 5.0
+    assert set(places) == ({"free"} if kind == "none" else {"on", "under", "edge"})
+
+
+def test_carbon_keeps_its_density_in_a_field():
+    recipe = load_recipe({"name": "c", "field": {"box": 50}, "film": {"thickness": [30, 30], "absent_fraction": 0},
+                          "particles": {"empty_fraction": 1}})
+    s = build_specimen(recipe, np.random.default_rng(0), film_blocks(recipe, 0))
+    grams = len(s.carbon) * 12.011 / 0.60221 / (50 * 50 * 30)
+    assert grams == pytest.approx(0.09 * 12.011 / 0.60221, rel=0.1)
+    assert 1.6 < grams < 2.2  # g/cm^3 of evaporated carbon
+
+
+# sheets
+
+
+@pytest.mark.parametrize("box", [(64.0, 64.0), (45.0, 58.0)])
+def test_sheets_repeat_with_the_field_and_are_mos2(box):
+    sheet = disulphide_sheet(box, np.random.default_rng(1), strain=0.02)
+    assert sheet.info["strain"] <= 0.03
+    mo = sheet.numbers == 42
+    assert (sheet.numbers == 16).sum() == 2 * mo.sum()
+    area = box[0] * box[1] / mo.sum()
+    assert area == pytest.approx(LATTICE**2 * np.sqrt(3) / 2, rel=0.06)
+    tree = cKDTree(sheet.positions[mo][:, :2] % box, boxsize=box)
+    distance = tree.query(tree.data, k=7)[0]
+    assert (distance[:, 1:] > 0.95 * LATTICE).all()
+    assert (distance[:, 1:] < 1.05 * LATTICE).all()  # six neighbours everywhere, across the border too
+    for c in np.unique(sheet.column):
+        same = sheet.positions[sheet.column == c]
+        metal = sheet.numbers[sheet.column == c][0] == 42
+        assert len(same) == (1 if metal else 2)
+        if not metal:
+            np.testing.assert_allclose(np.ptp(same, axis=0), [0, 0, 3.19], atol=1e-6)
+
+
+def test_vacancies_are_counted_and_tilt_moves_the_planes():
+    sheet = disulphide_sheet((64.0, 64.0), np.random.default_rng(2), strain=0.02, single_vacancies=0.1,
+                             double_vacancies=0.05, tilt=3.0)
+    sulphur = [sheet.numbers[sheet.column == c] for c in np.unique(sheet.column[sheet.numbers != 42])]
+    left = np.bincount([(n == 16).sum() for n in sulphur], minlength=3)
+    assert left.sum() == (sheet.numbers == 42).sum()
+    assert left[1] / left.sum() == pytest.approx(0.1, abs=0.05)
+    assert left[0] / left.sum() == pytest.approx(0.05, abs=0.035)
+    pair = sheet.positions[sheet.column == 2]
+    assert np.hypot(*np.ptp(pair[:, :2], axis=0)) == pytest.approx(3.19 * np.sin(np.deg2rad(3)), abs=1e-6)
+
+
+@pytest.mark.parametrize("outline", ["hole", "flake"])
+def test_holes_and_flakes_end_cleanly(outline):
+    box = (64.0, 64.0)
+    whole = disulphide_sheet(box, np.random.default_rng(3), strain=0.02)
+    cut = disulphide_sheet(box, np.random.default_rng(3), strain=0.02, outline=outline)
+    assert 20 < len(cut) < len(whole) - 20
+    xy = cut.positions[:, :2] % box
+    metal = cut.numbers == 42
+    near = cKDTree(xy[metal], boxsize=box).query(xy[~metal])[0]
+    assert near.max() < 2.0
+    for c in np.unique(cut.column[~metal]):
+        assert (cut.column == c).sum() == 2
+
+
+def test_fields_too_small_for_a_lattice_take_the_nearest():
+    cells, strain = fitting_cells((25.0, 25.0), (0, 60), 0.0, np.random.default_rng(0))
+    assert 0 < strain < 0.1
+    assert np.linalg.det(cells) > 30
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"particles": {"species": "Xx"}}, "no element"),
+    ({"particles": {"species": "Si"}}, "fcc"),
+    ({"particles": {"species": ""}}, "at least one"),
+    ({"particles": {"zone_axis": "000"}}, "zone axis '000'"),
+    ({"particles": {"zone_axis": "11"}}, "three digits"),
+    ({"particles": {"zone_axis": "110, abc"}}, "zone axis 'abc'"),
+    ({"particles": {"tilt": [3, 1]}}, "low not above high"),
+    ({"particles": {"shape": "cube"}}, "ellipsoid"),
+    ({"particles": {"diameter": [20, 250]}}, "larger than the field"),
+    ({"particles": {"diameter": [20, 190], "elongation": [1, 2]}}, "larger than the field"),
+    ({"support": {"kind": "gold"}}, "carbon, CeO2, none"),
+    ({"support": {"zone_axis": "q"}}, "zone axis 'q'"),
+    ({"sheet": {"material": "WS2"}}, "MoS2"),
+    ({"sheet": {"single_vacancies": [0, 0.8], "double_vacancies": [0, 0.3]}}, "at most 1 together"),
+])
+def test_impossible_matter_is_refused(content, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe({"name": "bad"} | content)
+
+
+def test_sections_check_themselves_wherever_they_come_from():
+    with pytest.raises(InputError, match="no element"):
+        replace(Particles(), species="Aq")
+    with pytest.raises(InputError, match="several"):
+        Support(kind="")
+    assert Sheet().material == "none"
+    assert parse_zone_axis("[1-10]") == (1, -1, 0)
+    with pytest.raises(InputError, match="direction such as"):
+        zone_direction(np.eye(3), "any")
+
+
+def test_particles_of_several_kinds_are_drawn():
+    spec = Particles(species="Au, Pt", zone_axis="110, 100", number=Span(12, 12), diameter=Span(10, 12),
+                     coverage=Span(0.8, 0.8), touching_fraction=1.0)
+    placed = place_clusters(spec, (120.0, 90.0), 0.0, np.random.default_rng(0))
+    assert {c.info["species"] for c in placed} == {"Au", "Pt"}
+    assert {c.info["zone_axis"] for c in placed} == {"110", "100"}
+    assert all(0 <= c.info["x"] < 120 and 0 <= c.info["y"] < 90 for c in placed)
