@@ -16,7 +16,7 @@ import pytest
 
 from hrtem_dask.cluster import connect, dashboard_link
 from hrtem_dask.core.errors import InputError, MissingInputError
-from hrtem_dask.core.machine import available_cores
+from hrtem_dask.core.machine import available_cores, available_memory
 from hrtem_dask.kernels.msdnet import compiled
 from hrtem_dask.kernels.msdnet.weights import MSDWeights
 
@@ -188,7 +188,7 @@ def test_segment_is_the_same_to_the_bit_wherever_it_runs(where: str, request: py
     np.testing.assert_array_equal(lazy.compute(scheduler=how), expected)
 
 
-def test_workers_hold_the_libraries_to_one_thread() -> None:
+def test_workers_hold_libraries_to_one_thread_and_know_their_memory() -> None:
     def libraries() -> tuple[list[str | None], set[int]]:
         import threadpoolctl
 
@@ -200,6 +200,8 @@ def test_workers_hold_the_libraries_to_one_thread() -> None:
         variables, pools = client.submit(libraries).result()
         assert variables == ["1", "1", "1"]
         assert pools <= {1}
+        limit = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
+        assert 0 < client.submit(available_memory).result() < min(limit.values())
 
 
 @pytest.mark.parametrize(("cores", "gigabytes", "expected"), [
