@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import logging
 import shutil
 
@@ -70,6 +71,22 @@ def test_agrees_with_the_reference(case, padding, instruction_set):
 def test_agrees_for_any_shape(height, width, depth, planes, channels, padding, threads):
     weights = draw(c_in=channels, depth=depth, width=planes, padding=padding)
     assert error(weights, (height, width), threads=threads) <= 2e-6
+
+
+@there
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [(60, 90), (7, 5)])
+def test_sides_inside_the_frame_are_mirrored_by_every_backend(padding, size):
+    weights = draw(depth=13, padding=padding)
+    image = np.random.default_rng(2).normal(size=(1, *size)).astype(np.float32)
+    seen = []
+    for edges in itertools.product((True, False), repeat=4):
+        expected = reference.evaluate(weights, image, edges)
+        for name in ("compiled", "torch"):
+            found = evaluate(weights, image, backend=name, edges=edges)
+            assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max(), (name, edges)
+        seen.append(expected)
+    assert len(np.unique(seen, axis=0)) == (1 if padding == "reflect" else 16)
 
 
 @there

@@ -94,15 +94,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
-    return reference.evaluate(weights, image)
+    return reference.evaluate(weights, image, edges)
 
 
 def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
-    # A side that is no edge of the frame gets the network's padding too: its halo is trimmed.
     if not compiled.suits(weights):
         return _torch(weights, image, device, edges)
     try:
-        return compiled.evaluate(weights, image, threads=threads_here())
+        return compiled.evaluate(weights, image, threads=threads_here(), edges=edges)
     finally:
         planes = _planes_bytes(weights, image)
         _kept.bytes = planes if planes < KEPT else 0
@@ -143,9 +142,8 @@ def evaluate(
     image : array, shape (channel, y, x)
         The normalised input; any real dtype, byte order and memory layout, computed in float32.
     backend : str
-        "compiled" (C++, see `hrtem_dask.kernels.msdnet.compiled`; images smaller than its margins
-        are left to torch), "torch", "reference" (plain numpy, slow), or "auto" for the fastest
-        one available.
+        "compiled" (C++, see `hrtem_dask.kernels.msdnet.compiled`), "torch", "reference" (plain
+        numpy, slow), or "auto" for the fastest one available.
     device : str
         "cpu", "cuda", "cuda:1" or "auto" for CUDA where there is one.
     edges : (bool, bool, bool, bool)

@@ -86,7 +86,8 @@ def suits(weights: MSDWeights) -> bool:
     return bool(instruction_sets()) and max(weights.layer_dilations) <= _LARGEST_DILATION
 
 
-def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instruction_set: str = "") -> np.ndarray:
+def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instruction_set: str = "",
+             edges: tuple[bool, bool, bool, bool] = (True, True, True, True)) -> np.ndarray:
     """Evaluate the network on one image.
 
     Parameters
@@ -99,6 +100,9 @@ def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instru
         Number of threads; the GIL is released.
     instruction_set : str
         ``"avx512"`` or ``"avx2"``; by default the best there is.
+    edges : (bool, bool, bool, bool)
+        Which sides (top, bottom, left, right) are edges of the frame, where planes are padded as the
+        network says; the others are mirrored, as in `torch_planes.evaluate`.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instru
     flat, biases, final, final_bias, dilations = _packed(weights)
     _msdnet.evaluate(np.ascontiguousarray(image, np.float32), flat, biases, final, final_bias, dilations, out,
                      height, width, weights.in_channels, weights.depth, weights.width, weights.out_channels,
-                     PADDINGS.index(weights.padding), threads, instruction_set)
+                     tuple(PADDINGS.index(weights.padding if edge else "reflect") for edge in edges),
+                     threads, instruction_set)
     return out
 
 

@@ -19,23 +19,31 @@
 
 enum Padding { ZEROS = 0, REFLECT = 1, SYMMETRIC = 2 };
 
-// Which pixel of an axis every place of its margins shows, however often a short axis folds.
+// Which pixel of an axis every place of its margins shows, however often a short axis folds; NOTHING where it is zero.
 struct Mirror {
+    static constexpr int NOTHING = -1;
     std::vector<int> before, after;        // of the places -1 - k and n + k
     std::vector<int> first, places;        // the places that show pixel i: places[first[i]] .. places[first[i + 1] - 1]
 
     Mirror() = default;
-    Mirror(int n, int margin, int padding) : before(margin), after(margin), first(n + 1) {
-        for (int k = 0; k < margin; k++) { before[k] = shown(-1 - k, n, padding); after[k] = shown(n + k, n, padding); }
+    Mirror(int n, int margin, int padding_before, int padding_after) : before(margin), after(margin), first(n + 1) {
+        for (int k = 0; k < margin; k++) {
+            before[k] = shown(-1 - k, n, padding_before);
+            after[k] = shown(n + k, n, padding_after);
+        }
         for (const auto* side : {&before, &after})
-            for (int i : *side) first[i + 1]++;
+            for (int i : *side) if (i != NOTHING) first[i + 1]++;
         for (int i = 0; i < n; i++) first[i + 1] += first[i];
-        places.resize(2 * margin);
+        places.resize(first[n]);
         std::vector<int> at(first.begin(), first.end() - 1);
-        for (int k = 0; k < margin; k++) { places[at[before[k]]++] = -1 - k; places[at[after[k]]++] = n + k; }
+        for (int k = 0; k < margin; k++) {
+            if (before[k] != NOTHING) places[at[before[k]]++] = -1 - k;
+            if (after[k] != NOTHING) places[at[after[k]]++] = n + k;
+        }
     }
 
     static int shown(int i, int n, int padding) {
+        if (padding == ZEROS) return NOTHING;
         int period = padding == SYMMETRIC ? 2 * n : std::max(1, 2 * n - 2);
         int k = ((i % period) + period) % period;
         return k < n ? k : period - k - (padding == SYMMETRIC);
@@ -43,7 +51,8 @@ struct Mirror {
 };
 
 struct Job {  // one evaluation; planes have a margin on every side for the padding
-    int height, image_width, padded_width, in_channels, depth, width, out_channels, padding, halo, margin;
+    int height, image_width, padded_width, in_channels, depth, width, out_channels, halo, margin;
+    int padding[4];  // top, bottom, left, right
     long plane_stride, row_stride;
     const int* dilations;  // of each layer
     const float *weights, *biases, *final, *final_bias;
@@ -150,24 +159,24 @@ static void fill_sides(const Job& j, float* row, int x0, int x1) {
         if (x >= x0 && x < right) row[-1 - k] = row[x];
     }
     if (x1 >= W)  // all of it: whole vectors have just run over the first of these columns
-        for (int k = 0; k < j.margin; k++) row[W + k] = row[j.columns.after[k]];
+        for (int k = 0; k < j.margin; k++) {
+            int x = j.columns.after[k];
+            row[W + k] = x == Mirror::NOTHING ? 0.f : row[x];
+        }
 }
 
-// Carries a window just computed into the margins that mirror it; with zeros, clears what the rounded-up width
-// spilled over.
+// Carries a window just computed into the margins that mirror it, and clears what the rounded-up width spilled
+// over where they are zero.
 static void fill_margins(const Job& j, float* plane, Window w) {
-    const int W = j.image_width, M = j.margin, right = std::min(w.x1, W);
+    const int right = std::min(w.x1, j.image_width);
     for (int y = w.y0; y < w.y1; y++) {
         float* row = plane + y * j.row_stride;
-        if (j.padding == ZEROS) {
-            if (w.x1 >= W) std::fill(row + W, row + W + M, 0.f);
-            continue;
-        }
-        if (w.x0 < M || w.x1 >= W) fill_sides(j, row, w.x0, w.x1);
+        const bool sides = w.x0 < j.margin || w.x1 >= j.image_width;
+        if (sides) fill_sides(j, row, w.x0, w.x1);
         for (int i = j.rows.first[y]; i < j.rows.first[y + 1]; i++) {
             float* q = plane + j.rows.places[i] * j.row_stride;
             memcpy(q + w.x0, row + w.x0, 4 * (right - w.x0));
-            fill_sides(j, q, w.x0, w.x1);
+            if (sides) fill_sides(j, q, w.x0, w.x1);
         }
     }
 }
@@ -235,10 +244,8 @@ static size_t lay_out(Job& j, int vl) {
     long rows = j.height + 2 * j.margin + 64;
     j.plane_stride = rows * j.row_stride + 16 * 24;
     j.plane_stride += (16 * 24 - j.plane_stride % 1024 + 1024) % 1024;
-    if (j.padding != ZEROS) {
-        j.rows = Mirror(j.height, j.margin, j.padding);
-        j.columns = Mirror(j.image_width, j.margin, j.padding);
-    }
+    j.rows = Mirror(j.height, j.margin, j.padding[0], j.padding[1]);
+    j.columns = Mirror(j.image_width, j.margin, j.padding[2], j.padding[3]);
     j.offsets.resize(j.depth);
     long at = 0;
     for (int i = 0; i < j.depth; i++) { j.offsets[i] = at; at += 9 * j.width * (j.in_channels + (long)i * j.width); }
@@ -256,7 +263,8 @@ static void copy_in(const Job& j, const float* image) {
 static bool run(Job& j, const float* image, const Isa& isa, int threads) {
     try {
         size_t floats = lay_out(j, isa.vl);
-        j.planes = kept.of({j.height, j.image_width, j.in_channels, j.depth, j.width, j.margin, isa.vl, j.padding}, floats);
+        j.planes = kept.of({j.height, j.image_width, j.in_channels, j.depth, j.width, j.margin, isa.vl,
+                            j.padding[0], j.padding[1], j.padding[2], j.padding[3]}, floats);
         copy_in(j, image);
         Shared shared(j, 64, 256, isa.vl);
         std::atomic<bool> failed{false};
@@ -277,8 +285,9 @@ static PyObject* evaluate(PyObject*, PyObject* args) {
     Job j = {};
     int threads;
     const char* wanted;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*w*iiiiiiiis", &image, &weights, &biases, &final, &final_bias, &dilations, &out,
-                          &j.height, &j.image_width, &j.in_channels, &j.depth, &j.width, &j.out_channels, &j.padding, &threads, &wanted))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*w*iiiiii(iiii)is", &image, &weights, &biases, &final, &final_bias, &dilations, &out,
+                          &j.height, &j.image_width, &j.in_channels, &j.depth, &j.width, &j.out_channels,
+                          &j.padding[0], &j.padding[1], &j.padding[2], &j.padding[3], &threads, &wanted))
         return nullptr;
     const Isa* isa = find_isa(wanted);
     bool done = false;
