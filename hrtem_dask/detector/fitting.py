@@ -34,6 +34,10 @@ NO_FIT, POOR_FIT = 0.25, 0.05
 RINGS = 7
 #: power of what stands still over that of the noise, in the middle band, that is worth a word
 STILL = 1.0
+#: modes of a spectrum that chance may lift out of their rings, with their neighbours
+FEW = 60
+#: power near Nyquist over that at low frequencies from which noise is white
+WHITE = 0.93
 UPPER_ESTIMATE = ("from noise: where the detector is a scintillator this is an upper estimate of its MTF, since "
                   "electrons that scatter differently blur the image more than the noise (Niermann 2012)")
 
@@ -122,14 +126,19 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     exposures = []
     for source in sources:
         exposures.append(_spectra(measure(source.data[crop], "vacuum", offset=offset), notes))  # noqa: PERF401
-    low = _lowest(exposures, _read_noise(darkness, exposures[0], LOW), notes)
-    fit, high = _fit(exposures, _read_noise(darkness, exposures[0], low), low)
-    _judge(fit, exposures, low, high, notes)
+    read = _read_noise(darkness, exposures[0], LOW)
+    white = _is_white(exposures[0].rings, read)
+    if white:
+        _say(notes, "the noise is white: a counting detector, whose MTF vacuum cannot show, or noise of the read-out "
+                    "alone")
+        read = ReadNoise(0.0, 0.0) if read is None and second is None else read
+    low = _lowest(exposures, read, notes)
+    fit, high = _fit(exposures, read, low)
+    _judge(fit, exposures, low, high, notes, white)
     counts, error = _counts_per_electron(fit, exposures, offset, notes)
     if darkness is None and second is None:
         notes.append("without dark frames or a second exposure the noise of the read-out is known by the shape of the "
-                     "spectrum alone; " + ("none was needed, so the MTF near Nyquist is an upper estimate"
-                                           if fit.read == 0 else "it trades against the floor of the MTF"))
+                     "spectrum alone, and trades against the floor of the MTF")
     said = provenance(movie.attrs, "fit_mtf", box=box, frames=exposures[0].noise.frames, dark=dark is not None,
                       second=second is not None, offset=offset, fitted=(low, high), misfit=round(fit.misfit, 3))
     return MTF(**dict(zip(PARAMETERS, map(float, fit.curve), strict=True)),
@@ -176,13 +185,18 @@ def _spectra(noise: Noise, notes: list[str]) -> Spectra:
 
 def _still(noise: Noise, use: np.ndarray, notes: list[str]) -> None:
     """Say how much of the frames stands still, and is neither noise nor slow illumination."""
-    image = noise.image - noise.image.mean()
-    rings = ring_average(noise_power(image), noise.shape, use)
-    floor = ring_average(noise.power, noise.shape, use)
+    power = noise_power(noise.image - noise.image.mean())
+    rings, floor = (ring_average(p, noise.shape, use) for p in (power, noise.power))
     at = (rings.k > 0.06) & (rings.k < 0.5)
+    found = []
     if at.any() and (ratio := float(np.mean(rings.power[at] / floor.power[at]) - 1 / noise.frames)) > STILL:
-        _say(notes, f"structure that stands still, {ratio:.2g} times the noise between 0.06 and 0.5 Nyquist: a gain "
-                    "pattern, or no vacuum. It was removed; what of it moves was not", level=5)
+        found.append(f"{ratio:.2g} times the noise between 0.06 and 0.5 Nyquist")
+    spots = int((usable_modes(noise.shape) & ~mask_spots(power, noise.shape)).sum())
+    if spots > FEW:
+        found.append("spots or fringes")
+    if found:
+        _say(notes, f"structure that stands still, {' and '.join(found)}: a gain pattern, or no vacuum. It was "
+                    "removed; what of it moves was not", level=5)
 
 
 def _read_noise(dark: Noise | None, vacuum: Spectra, low: float) -> ReadNoise | None:
@@ -204,6 +218,13 @@ def _smooth(ratio: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     kernel = np.ones(min(RINGS, ratio.size))
     weight = np.convolve(modes, kernel, "same")
     return np.convolve(ratio * modes, kernel, "same") / weight, 1 / np.sqrt(weight)
+
+
+def _is_white(rings: Rings, dark: ReadNoise | None) -> bool:
+    """Whether the noise near Nyquist is as strong as that at low frequencies."""
+    bands = [rings.up_to(0.06, 0.35), rings.up_to(0.85, 1.1)]
+    low, high = (float(np.average(b.power, weights=b.modes)) - (0 if dark is None else dark.power) for b in bands)
+    return high > WHITE * low
 
 
 def _levels(exposures: list[Spectra]) -> tuple[int, ...]:
@@ -254,8 +275,9 @@ def _fit(exposures: list[Spectra], dark: ReadNoise | None, low: float) -> tuple[
     return (wide, CORNER) if agree else (fit, 1.0)
 
 
-def _judge(fit: PowerFit, exposures: list[Spectra], low: float, high: float, notes: list[str]) -> None:
-    """Refuse what is not noise; say where the curve is poor, and where noise is white."""
+def _judge(fit: PowerFit, exposures: list[Spectra], low: float, high: float, notes: list[str],
+           white: bool) -> None:
+    """Refuse what is not noise; say where the curve is poor."""
     for exposure, model in zip(exposures, fit.models, strict=True):
         rings = exposure.rings.up_to(low, high)
         smooth, sigma = _smooth(rings.power / model, rings.modes)
@@ -269,10 +291,9 @@ def _judge(fit: PowerFit, exposures: list[Spectra], low: float, high: float, not
         if departs[worst] > POOR_FIT:
             _say(notes, f"the curve departs from the noise power by {departs[worst]:.0%} at {k[worst]:.2f} Nyquist, "
                         "more than chance: structure, or a detector of another form", level=4)
-    values = mtf_curve(np.array([0.5, 1.0]), *fit.curve)
-    if values[1] > 0.95 and values[0] > 0.95:
-        _say(notes, "the noise is white: a counting detector, whose MTF vacuum cannot show, or one that does not blur",
-             level=4)
+    if fit.at_bound and not white:
+        _say(notes, f"the curve falls as that of no detector does (half way at {fit.curve[0]:.2f} Nyquist with the "
+                    f"power {fit.curve[1]:.1f}): this looks like structure, not vacuum", level=4)
 
 
 def _counts_per_electron(fit: PowerFit, exposures: list[Spectra], offset: float | None,

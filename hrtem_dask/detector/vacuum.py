@@ -18,6 +18,7 @@ from dask.base import tokenize
 from ..core.errors import InputError
 from ..io.movie import open_movie
 from ..kernels.frame_group import GroupNoise, frame_fault, group_noise, single_noise
+from ..kernels.noise_power import detrend, outliers
 from ..kernels.smooth_box import Structure, largest_rectangle, structure_of
 
 __all__ = ["LEAST", "Noise", "check_box", "find_box", "measure", "opened"]
@@ -132,12 +133,19 @@ def find_box(data: da.Array) -> tuple[Box, str | None]:
         said = "; ".join(f"frame {i}: {f}" for i, f in zip(at, faults, strict=True))
         raise InputError(f"no frame can be used ({said}); expected frames with noise, neither blank nor saturated, "
                          "taken with the beam on and nothing in its way")
-    stack = np.stack([np.where(np.isfinite(f), f, f[np.isfinite(f)].mean()) for f in good])
+    stack = np.stack([_mended(f) for f in good])
     looks = [structure_of(stack)] + ([structure_of(stack.mean(axis=0)[None])] if len(stack) > 1 else [])
     smooth = np.logical_and.reduce([s.smooth for s in looks])
     if smooth.all():
         return (0, ny, 0, nx), None
     return _smoothest(looks, smooth, (ny, nx))
+
+
+def _mended(frame: np.ndarray) -> np.ndarray:
+    """Fill what is not finite, and X-rays, with the mean."""
+    finite = np.isfinite(frame)
+    frame = np.where(finite, frame, frame[finite].mean())
+    return np.where(outliers(detrend(frame, 2)), frame.mean(), frame)
 
 
 def _smoothest(looks: list[Structure], smooth: np.ndarray, shape: tuple[int, int]) -> tuple[Box, str]:

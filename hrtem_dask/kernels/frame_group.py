@@ -117,18 +117,19 @@ def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None)
     valid = np.isfinite(data)
     data = _filled(data, valid)
     means = tuple(float(f[v].mean()) for f, v in zip(data, valid, strict=True))
-    total, numbers = data.sum(axis=0), tuple(first + i for i in good)
+    numbers = tuple(first + i for i in good)
     if len(good) < 2:
-        return GroupNoise(total=total, means=means, good=numbers, faults=said, missing=int((~valid).sum()))
+        return GroupNoise(total=data[0], means=means, good=numbers, faults=said, missing=int((~valid).sum()))
     if offset is not None and min(means) > offset:
         level = np.asarray(means) - offset
-        data = (data - offset) * (level.mean() / level)[:, None, None]
-    data, removed = _without_slow_change(data, np.asarray(good, dtype=np.float64))
-    power: np.ndarray | float = 0.0
-    for image, use in zip(data, valid, strict=True):
+        data = (data - offset) * (level.mean() / level)[:, None, None] + offset
+    rest, removed = _without_slow_change(data, np.asarray(good, dtype=np.float64))
+    power, total = 0.0, 0.0
+    for image, counts, use, mean in zip(rest, data, valid, means, strict=True):
         image = detrend(image, 2)
         use &= ~outliers(image)
         power = power + noise_power(image, use)
+        total = total + np.where(use, counts, mean)
     return GroupNoise(power, len(good) - removed, total, means, numbers, said, int((~valid).sum()))
 
 

@@ -14,7 +14,7 @@ sum of two Gaussians would come out wrong by 0.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -31,8 +31,6 @@ PARAMETERS = ("scale", "power", "floor", "tail", "halo", "halo_scale")
 LEVELS = (3, 4, 6)
 #: gain in twice the log likelihood that a further parameter must bring
 WORTH = 10.0
-#: gain that a read-out noise other than 0 must bring where neither dark frames nor a second exposure are there
-WORTH_READ = 2.0
 #: fixed where not free
 REST = (0.5, 2.5, 0.0, 1.0, 0.0, 1.0)
 LOW = np.array([np.log(0.12), np.log(0.7), 0.0, 0.0, 0.0, np.log(0.03)])
@@ -92,6 +90,12 @@ class PowerFit:
     likelihood: float
     models: tuple[np.ndarray, ...]
 
+    @property
+    def at_bound(self) -> bool:
+        """Whether the curve falls as early or as steeply as it may, as no detector's does."""
+        start, steep = np.log(self.curve[:2])
+        return bool(start < LOW[0] + 0.02 or steep > HIGH[1] - 0.02)
+
 
 def fit_power(exposures: Sequence[Rings], dark: ReadNoise | None = None, *,
               levels: Sequence[int] = LEVELS) -> PowerFit:
@@ -128,14 +132,6 @@ def fit_power(exposures: Sequence[Rings], dark: ReadNoise | None = None, *,
         least = min((float(e.power.min()) for e in exposures if len(e.k)), default=0.0)
         raise InputError(f"{rings} rings of noise power, the least {least:g} counts^2; expected more than there are "
                          "parameters, and all above 0. Give larger or more frames")
-    if dark is not None or len(exposures) > 1:
-        return _climb_levels(exposures, dark, levels)
-    # alone, one exposure hardly tells R from the floor: R is 0 unless the data ask for it
-    without, fitted = (_climb_levels(exposures, read, levels) for read in (ReadNoise(0.0, 0.0), None))
-    return fitted if 2 * (fitted.likelihood - without.likelihood) > WORTH_READ else replace(without, read=0.0)
-
-
-def _climb_levels(exposures: Sequence[Rings], dark: ReadNoise | None, levels: Sequence[int]) -> PowerFit:
     best = _fit(exposures, dark, levels[0])
     for level in levels[1:]:
         richer = _fit(exposures, dark, level)

@@ -86,19 +86,22 @@ def structure_of(images: np.ndarray) -> Structure:
     spectra = [fft.rfft2(np.pad(detrend(np.asarray(a, dtype=np.float64), 2), pad, mode="reflect")) for a in images]
     shape = (images.shape[1] + 2 * pad, images.shape[2] + 2 * pad)
     # fringes of a hologram fill the frame evenly and would drown all else in their scatter
-    plain = mask_spots(np.mean([np.abs(s) ** 2 for s in spectra], axis=0), shape, frames=len(images))
+    spotless = mask_spots(np.mean([np.abs(s) ** 2 for s in spectra], axis=0), shape, frames=len(images))
     middle = upper = 0.0
     variance = 0.0
     for spectrum in spectra:
-        bands, spreads = zip(*(_band(spectrum * plain, shape, pad, side, high) for high in (False, True)), strict=True)
+        spectrum = spectrum * spotless
+        bands, spreads = zip(*(_band(spectrum, shape, pad, side, high) for high in (False, True)), strict=True)
         middle, upper = middle + bands[0], upper + bands[1]
         variance += sum(spreads) / len(images) ** 2
     ratio = np.asarray(middle) / np.maximum(upper, 1e-300)
     sigma = float(np.sqrt(variance))
     low = float(np.quantile(ratio, LOWEST)) / max(1 + stats.norm.ppf(LOWEST) * sigma, 0.3)
     excess = ratio / max(low, 1e-300) - 1
-    near = ndimage.uniform_filter(excess, 3, mode="nearest")
-    smooth = (excess <= max(BLOCK_LIMIT * sigma, LEAST)) & (near <= max(MEAN_LIMIT * sigma / 3, LEAST))
+    plain = excess <= max(BLOCK_LIMIT * sigma, LEAST)
+    # faint structure shows in the mean with the neighbours, but not with those whose structure is plain
+    near, count = (ndimage.uniform_filter(a, 3, mode="nearest") for a in (excess * plain, plain.astype(float)))
+    smooth = plain & (near <= count * max(MEAN_LIMIT * sigma / 3, LEAST))
     return Structure(excess, smooth, side)
 
 
