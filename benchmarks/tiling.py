@@ -39,6 +39,7 @@ class Row:
     case: str = field(metadata=head("segment(...)"))
     tile: int | None = field(metadata=head("tile"))
     halo: int | None = field(metadata=head("halo"))
+    evaluations: int = field(metadata=head("evaluations"))
     pixels: float = field(metadata=head("pixels evaluated / pixels of the frame"))
     ratio: Spread = field(metadata=head("time / bare kernel: min / median / max"))
     rest: float = field(metadata=head("of it everything but the network"))
@@ -52,9 +53,11 @@ def tables(options: Options) -> list[Table]:
     movie = make_movie(counts(1, side), pixel_size=0.5).chunk({"frame": 1})
     frame = movie.values.astype(np.float32)
     frame = (frame - frame.mean()) / frame.std()
+    timed(lambda: bare_kernel(model.weights, frame, options.threads))
     rows, notes = [], [
         f"One frame of {side} x {side} uint16 in memory, depth {model.weights.depth}, width 1, {options.threads} "
-        "threads: the bare kernel has them all at one image, `segment` runs as many tiles at once.",
+        "threads: the bare kernel has them all at one image, `segment` runs as many tiles at once. Where the "
+        "evaluations are no multiple of the threads, some wait at the end of this one frame; a movie would fill that.",
         "pixels evaluated: counted by a backend that only counts; the time of `segment` with that backend, over the "
         "bare kernel's, is the column 'everything but the network' (read, resample, normalise, softmax, join).",
     ]
@@ -76,13 +79,12 @@ def _row(case: dict[str, Any], movie: xr.DataArray, frame: np.ndarray, model: Mo
 
     with _counting() as seen:
         attrs = run(COUNTING).attrs
-        evaluated = sum(seen) / frame.size
+        evaluations, evaluated = len(seen), sum(seen) / frame.size
         rest = Spread.of([timed(lambda: run(COUNTING)) for _ in range(2)]).low
-    timed(run), timed(bare)
     pairs = paired(bare, run, min(MOST_PAIRS, options.repeats))
     step = history_of(attrs)[-1]["parameters"]
-    return Row(_said(case), step.get("tile"), step.get("halo"), evaluated, pairs.ratio, rest / pairs.a.median,
-               frame.size / 1e6 / pairs.b.median)
+    return Row(_said(case), step.get("tile"), step.get("halo"), evaluations, evaluated, pairs.ratio,
+               rest / pairs.a.median, frame.size / 1e6 / pairs.b.median)
 
 
 def _said(case: dict[str, Any]) -> str:

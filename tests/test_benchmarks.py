@@ -207,6 +207,7 @@ def test_tiling_and_scaling_run_small(monkeypatch):
     text = report(["tiling", "scaling"], common.Options(threads=1, repeats=1, quick=True), "here")
     head, *rows = cells(text, "tiling")
     assert rows[0][1:3] == ["128", "10"]
+    assert rows[0][head.index("evaluations")] == "9"
     tiles = 320 / 128  # halos of 10 pixels inside of the frame, on both sides of two cuts
     assert float(rows[0][head.index("pixels evaluated / pixels of the frame")]) == pytest.approx(
         ((tiles * 128 + 4 * 10) / 320) ** 2, rel=0.01)
