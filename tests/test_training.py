@@ -210,7 +210,8 @@ def test_commands_make_a_set_and_train_with_it(tmp_path):
     made = run.invoke(simulate_command, [str(recipe), "--out", str(tmp_path / "set"), "-n", "2", "--seed", "1",
                                          "--workers", "1"], catch_exceptions=False)
     assert made.exit_code == 0, made.output
-    assert "2 of 2 fields" in made.output
+    assert "2 of 2 structures" in made.output
+    assert "a minute and core" in made.output
     done = run.invoke(train_command, [str(tmp_path / "set"), "--out", str(tmp_path / "net.safetensors"), "--iterations",
                                       "2", "--depth", "2", "--size", "40", "--workers", "1", "--no-scores"],
                       catch_exceptions=False)

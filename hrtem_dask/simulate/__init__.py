@@ -8,14 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["dataset", "load_recipe", "movie", "open_dataset"]
+__all__ = ["dataset", "describe_recipe", "load_recipe", "movie", "open_dataset"]
 
 #: public name -> module; no module bears the name of a function, which would hide it once imported
-_WHERE = {"dataset": "sets", "load_recipe": "recipe", "movie": "movies", "open_dataset": "sets"}
+_WHERE = {"dataset": "sets", "describe_recipe": "recipe", "load_recipe": "recipe", "movie": "movies",
+          "open_dataset": "sets"}
 
 if TYPE_CHECKING:
     from .movies import movie
-    from .recipe import load_recipe
+    from .recipe import describe_recipe, load_recipe
     from .sets import dataset, open_dataset
 
 

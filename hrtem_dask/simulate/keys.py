@@ -20,6 +20,7 @@ from ..core.units import length_to_angstrom, tidy_unit
 __all__ = ["Span", "choice", "describe_section", "read_section", "scalar", "span", "unknown"]
 
 SCALES = ("linear", "log")
+TEXT = 30  # characters of a text that a description shows
 #: other ways to write a unit, and how many of the unit they are; lengths are left to core.units
 SPELLINGS = {
     "kV": {"kv": 1.0, "kev": 1.0, "v": 1e-3, "ev": 1e-3, "mv": 1e3, "mev": 1e3},
@@ -126,6 +127,7 @@ def describe_section(section: Any, where: str) -> list[tuple[str, str, str, str,
         words = ", ".join(meta.get("options", ())) or "text"
         allowed = "{:g} to {:g}".format(*meta["bounds"]) if "bounds" in meta else words
         shown = str(value) if isinstance(value, Span | str) else f"{value:g}"
+        shown = shown if len(shown) <= TEXT else shown[: TEXT - 3] + "..."
         rows.append((f"{where}.{f.name}", shown or "-", meta["units"], allowed, meta["about"]))
     return rows
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..core.errors import InputError, MissingInputError
+from ..kernels.crystal import d_spacings
 from .keys import Span, choice, describe_section, read_section, scalar, span, unknown
-from .matter import Film, Particles, Sheet, Support, check_matter
+from .matter import Film, Particles, Sheet, Support, check_matter, words
 
 __all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Sheet", "Span", "Support",
            "describe_recipe", "load_recipe", "shipped_recipes"]
 
 FOLDER = Path(__file__).parent / "recipes"
+SHEET_LATTICE = 3.16  # angstrom
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Imaging:
     mtf_power: Span = span(2.0, 3.0, "1", "how steeply the MTF falls", bounds=(0.5, 10))
     mtf_floor: Span = span(0.0, 0.1, "1", "what the MTF falls to", bounds=(0, 0.9))
     hot_pixels: Span = span(0, 4, "1", "in a frame", bounds=(0, 1000))
+    resolve: int = scalar(2, "1", "largest lattice spacings of every crystal that all samplings must hold; 0: none",
+                          bounds=(0, 10))
     mtf: str = choice("", (), "file of a fitted MTF (hrtem-dask fit-mtf) instead of the three ranges above")
     counting_fraction: float = scalar(0.0, "1", "images of a counting camera, whose noise is white", bounds=(0, 1))
     read_noise: Span = span(0, 0, "electron", "root mean square of the read-out noise", bounds=(0, 1000))
@@ -153,7 +157,8 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     MissingInputError
         If there is no such recipe.
     InputError
-        If the file is no YAML, or a key is unknown, a range empty, or a number out of bounds.
+        If the file is no YAML, a key is unknown, a unit does not fit, a range is empty, a number is
+        out of bounds, a particle is larger than the field, or a sampling loses a lattice spacing.
 
     Examples
     --------
@@ -170,7 +175,61 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
         raise InputError(f"the recipe's name is {content.get('name')!r}; expected a line such as 'name: au-particles'")
     sections = {key: read_section(kind, content.get(key) or {}, key) for key, kind in SECTIONS.items()}
     check_matter(sections["field"].box, sections["particles"], sections["sheet"])
-    return Recipe(content["name"], **sections)
+    folder = Path() if isinstance(source, Mapping) else Path(source).parent
+    sections["imaging"] = replace(sections["imaging"], mtf=_mtf(sections["imaging"].mtf, folder))
+    recipe = Recipe(content["name"], **sections)
+    check_sampling(recipe)
+    return recipe
+
+
+def check_sampling(recipe: Recipe) -> None:
+    """Refuse samplings that cannot hold the lattices of the recipe's crystals.
+
+    Raises
+    ------
+    InputError
+        If one of the ``imaging.resolve`` largest spacings of a crystal is lost by the multislice, by
+        the stored wave, or by the largest pixels; the message says which.
+    """
+    field, imaging = recipe.field, recipe.imaging
+    limits = {"field.wave_sampling": (field.wave_sampling, 3, ", of which abTEM's multislice keeps 2/3,"),
+              "field.stored_sampling": (field.stored_sampling, 2, ""),
+              "imaging.pixel_size": (imaging.pixel_size.high, 2, "")}
+    crystals = crystals_of(recipe)
+    for key, (step, factor, note) in limits.items():
+        lost = {name: [d for d in spacings[:imaging.resolve] if d <= factor * step]
+                for name, spacings in crystals.items()}
+        if any(lost.values()):
+            said = "; ".join(f"{name}: d = {', '.join(f'{d:.3f}' for d in ds)} angstrom"
+                             for name, ds in lost.items() if ds)
+            most = min(d for ds in lost.values() for d in ds) / factor
+            raise InputError(f"{key} reaches {step:g} angstrom, too coarse for the lattice: its Nyquist frequency"
+                             f"{note} ends at d = {factor * step:g} angstrom, and these spacings are lost: {said}. "
+                             f"Expected less than {most:.3f} angstrom, or imaging.resolve: 0 where no lattice matters")
+
+
+def crystals_of(recipe: Recipe) -> dict[str, list[float]]:
+    """Largest lattice spacings [angstrom] of the crystals that a recipe can place."""
+    names = words(recipe.particles.species) if recipe.particles.number.high >= 1 and \
+        recipe.particles.empty_fraction < 1 else ()
+    found = {name: d_spacings(name, 0.6, 4.0).tolist() for name in names}
+    if "CeO2" in words(recipe.support.kind):
+        found["CeO2"] = d_spacings("CeO2", 0.8, 4.0).tolist()
+    if recipe.sheet.material == "MoS2":
+        found["MoS2 sheet"] = [SHEET_LATTICE * (0.75 / n) ** 0.5 for n in (1, 3, 4, 7, 9, 12, 13)]
+    return found
+
+
+def _mtf(text: str, folder: Path) -> str:
+    """Curve of a fitted MTF as JSON, whatever becomes of its file later."""
+    if not text:
+        return text
+    from ..detector.mtf import MTF
+
+    if text.lstrip().startswith("{"):
+        MTF.from_json(text)  # raises where it is none
+        return text
+    return replace(MTF.from_json(folder / text), spectrum=None, covariance=None).to_json()
 
 
 def _read(source: str | Path) -> dict[str, Any]:

@@ -265,8 +265,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             out |= _flat(value, f"{prefix}{key}_")
-        elif isinstance(value, list | tuple):
-            out[f"{prefix}{key}"] = " ".join(str(v) for v in value)
         else:
             out[f"{prefix}{key}"] = value
     return out
@@ -277,6 +275,11 @@ def _table(dim: str, rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str
     out = {}
     for key in sorted({k for r in rows for k in r}):
         values = [r.get(key) for r in rows]
+        if any(isinstance(v, list) for v in values):
+            length = max(len(v) for v in values if isinstance(v, list))
+            array = np.array([v if isinstance(v, list) else [np.nan] * length for v in values], float)
+            out[f"{prefix}{key}"] = xr.Variable((dim, f"{prefix}{key}_component"), array, _attrs(key))
+            continue
         if any(isinstance(v, str) for v in values):
             array = np.array(["" if v is None else str(v) for v in values])
         elif all(isinstance(v, bool) for v in values):
@@ -295,9 +298,9 @@ def _spread(variable: xr.Variable, rows: Sequence[int], n: int) -> xr.Variable:
     if len(rows) == n:
         return variable
     kind = np.float64 if values.dtype.kind in "biu" else values.dtype
-    out = np.full(n, "" if values.dtype.kind == "U" else np.nan, kind)
+    out = np.full((n, *values.shape[1:]), "" if values.dtype.kind == "U" else np.nan, kind)
     out[list(rows)] = values
-    return xr.Variable(("structure",), out, variable.attrs)
+    return xr.Variable(variable.dims, out, variable.attrs)
 
 
 def _attrs(name: str) -> dict[str, str]:

@@ -1,0 +1,133 @@
+"""Recipes: units, what they refuse and how they say it, fitted MTFs, descriptions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hrtem_dask.cli_train import simulate as simulate_command
+from hrtem_dask.core.errors import InputError, MissingInputError
+from hrtem_dask.detector import MTF
+from hrtem_dask.simulate.keys import Span, in_units
+from hrtem_dask.simulate.recipe import SECTIONS, crystals_of, describe_recipe, load_recipe, shipped_recipes
+
+
+def recipe(**sections):
+    return load_recipe({"name": "a", **sections})
+
+
+@pytest.mark.parametrize(("value", "units", "expected"), [
+    ("30 nm", "angstrom", 300), ("30 Å", "angstrom", 30), ("-2.5e1 angstrom", "angstrom", -25),
+    ("1e3", "angstrom", 1e3),
+    ("5 um", "millimetre", 0.005), ("200 keV", "kV", 200), ("80000 V", "kV", 80), ("0.5 mrad", "milliradian", 0.5),
+    ("1e-4 rad", "milliradian", 0.1), ("7 1/nm", "1/angstrom", 0.7), ("7 nm^-1", "1/angstrom", 0.7),
+    ("100 e/nm^2", "electrons/angstrom^2", 1), ("20 e/Å²", "electrons/angstrom^2", 20), ("5 %", "1", 0.05),
+    ("60 degree", "degree", 60), ("0.3 nyquist", "nyquist", 0.3),
+])
+def test_units_are_converted(value, units, expected):
+    assert in_units(value, units, "here") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("value", "units"), [
+    ("3 s", "angstrom"), ("3 1/nm", "angstrom"), ("3 nm", "1/angstrom"), ("3 e/nm", "electrons/angstrom^2"),
+    ("3 nm", "kV"), ("3 mm", "1"), ("3 furlongs", "millimetre"), ("3 nm^2", "angstrom"),
+])
+def test_units_that_do_not_fit_are_refused(value, units):
+    with pytest.raises(InputError, match="whose unit"):
+        in_units(value, units, "here")
+
+
+@given(st.floats(-1e6, 1e6))
+def test_a_number_is_itself_in_its_own_unit(x):
+    assert in_units(x, "angstrom", "here") == x
+    assert in_units(f"{x!r} angstrom", "angstrom", "here") == pytest.approx(x)
+
+
+@pytest.mark.parametrize(("sections", "message"), [
+    ({"imaging": {"defocus": ["10 s", "20 s"]}}, r"imaging.defocus is '10 s', whose unit 's'.*\[angstrom\]"),
+    ({"field": {"energy": "300 nm"}}, r"field.energy is '300 nm'"),
+    ({"imaging": {"dose": [200, 20]}}, "empty range"),
+    ({"imaging": {"dose": [20, float("nan")]}}, "low not above high"),
+    ({"imaging": {"series": 2.5}}, "whole number"),
+    ({"imaging": {"series": 0}}, "whole number from 1"),
+    ({"imaging": {"mtf": 3}}, "imaging.mtf is 3"),
+    ({"imaging": {"como": [0, 1]}}, "did you mean 'coma'"),
+    ({"sheet": {"material": "MoS3"}}, "did you mean 'MoS2'"),
+    ({"field": {"box": 60}}, r"largest particle is 97.9796 angstrom.*field of 60"),
+    ({"imaging": {"pixel_size": [0.5, 1.1]}}, r"imaging.pixel_size reaches 1.1.*Au: d = 2.040 angstrom. Expected less "
+                                             r"than 1.020"),
+    ({"imaging": {"pixel_size": [0.5, 1.2]}}, r"Au: d = 2.356, 2.040 angstrom"),
+    ({"field": {"wave_sampling": 0.75}}, r"field.wave_sampling reaches 0.75.*keeps 2/3.*d = 2.25.*Au: d = 2.040"),
+    ({"field": {"stored_sampling": 1.1}}, r"field.stored_sampling reaches 1.1.*d = 2.2 .*2.040"),
+    ({"support": {"kind": "CeO2"}, "particles": {"number": [0, 0]}, "imaging": {"pixel_size": [0.5, 1.4]}},
+     r"CeO2: d = 2.70"),
+    ({"sheet": {"material": "MoS2"}, "particles": {"empty_fraction": 1}, "imaging": {"pixel_size": [0.1, 0.8]}},
+     r"MoS2 sheet: d = 1.580"),
+])
+def test_what_is_wrong_is_said(sections, message):
+    with pytest.raises(InputError, match=message):
+        recipe(**sections)
+
+
+def test_images_without_a_lattice_may_be_coarse():
+    coarse = {"pixel_size": [0.5, 1.5]}
+    assert recipe(imaging=coarse | {"resolve": 0}).imaging.pixel_size.high == 1.5
+    assert recipe(imaging={"pixel_size": [0.5, 1.1], "resolve": 1}).imaging.resolve == 1
+    with pytest.raises(InputError, match=r"2\.356"):
+        recipe(imaging={"pixel_size": [0.5, 1.2], "resolve": 1})
+    no_crystal = recipe(particles={"number": [0, 0]}, imaging=coarse)
+    assert crystals_of(no_crystal) == {}
+
+
+def test_shipped_recipes_hold_their_lattices_and_are_described():
+    assert {"au-particles", "au-columns", "mos2-columns"} <= set(shipped_recipes())
+    for name in shipped_recipes():
+        loaded = load_recipe(name)
+        assert all(s[0] > 2 * loaded.imaging.pixel_size.high for s in crystals_of(loaded).values())
+        assert load_recipe(json.loads(json.dumps(loaded.to_dict()))) == loaded
+        text = describe_recipe(loaded)
+        for section, kind in SECTIONS.items():
+            for key in kind.__dataclass_fields__:
+                (line,) = [x for x in text.splitlines() if x.startswith(f"{section}.{key} ")]
+                about = kind.__dataclass_fields__[key].metadata["about"]
+                assert about, f"{section}.{key} is not explained"
+                assert line.endswith(about)
+
+
+def test_a_fitted_mtf_travels_with_the_recipe(tmp_path):
+    fitted = MTF(scale=0.37, power=2.2, floor=0.03)
+    fitted.to_json(tmp_path / "mtf.json")
+    (tmp_path / "mine.yaml").write_text("name: mine\nimaging: {mtf: mtf.json}\n")
+    loaded = load_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "mtf.json").unlink()
+    assert MTF.from_json(loaded.imaging.mtf)(0.6) == pytest.approx(fitted(0.6))
+    assert load_recipe(loaded.to_dict()) == loaded
+    assert loaded.digest != load_recipe({"name": "mine"}).digest
+    assert loaded.wave_digest == load_recipe({"name": "mine"}).wave_digest
+    with pytest.raises(MissingInputError, match=r"mtf\.json"):
+        load_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "mtf.json").write_text("{}")
+    with pytest.raises(InputError, match="format"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_command_describes_and_asks_for_what_is_missing():
+    run = CliRunner()
+    said = run.invoke(simulate_command, ["mos2-columns", "--describe"], catch_exceptions=False)
+    assert said.exit_code == 0
+    assert "imaging.defocus" in said.output
+    assert "underfocus" in said.output
+    missing = run.invoke(simulate_command, ["au-particles", "--n", "3"])
+    assert missing.exit_code == 2
+    assert "missing --out, --seed" in missing.output
+
+
+def test_ranges_are_drawn_within_their_ends(rng):
+    for span in (Span(3, 7), Span(3, 7, "log"), Span(2, 2)):
+        drawn = [span.draw(rng) for _ in range(200)]
+        assert span.low <= min(drawn) <= max(drawn) <= span.high + 1e-12
+    assert {Span(1, 3).draw_integer(rng) for _ in range(60)} == {1, 2, 3}
