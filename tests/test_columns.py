@@ -95,7 +95,7 @@ def test_columns_hold_all_atoms_and_tilt_spreads_them():
 
 
 def test_off_axis_particles_have_no_columns():
-    p = metal_particle(24.0, np.random.default_rng(0))
+    p = metal_particle(24.0, np.random.default_rng(0), zone_axis="110", tilt=(8.0, 12.0))
     assert p.info["zone_axis"] == ""
     table = column_table(assemble([p], [], (60.0, 60.0)))
     assert len(table) == 0

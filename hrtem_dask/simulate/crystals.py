@@ -15,7 +15,9 @@ from .lattices import COLUMN_AXES, N111, Lattice, family_of, lattice_of, zone_di
 
 __all__ = ["Cluster", "column_ids", "metal_particle", "orient"]
 
-NEAR = 2.5  # degree: a particle of any orientation that comes so near to a column axis has columns
+#: a particle has columns where its axis lies so near to the beam [degree], and where tilt moves no atom of
+#: a column from its centre by more than this part of the way to the next: beyond, an image shows streaks
+NEAR, SMEAR = 6.0, 0.4
 SAME_COLUMN = 0.3  # angstrom: atoms of one column lie closer than this in projection
 HOLD = 3  # neighbours that an atom needs to stay, or to come
 STICKINESS = 0.7  # an adatom prefers a site with one more neighbour by exp(this)
@@ -97,9 +99,11 @@ def metal_particle(diameter: float, rng: np.random.Generator, *, species: str = 
     -------
     Cluster
         Around the origin, at least one atom; the columns are those along the zone axis: the named
-        one, or the one that happens to lie within 2.5 degree of the beam. ``info`` has ``species,
-        zone_axis`` ("" for none), ``tilt`` [degree], ``twin``, and ``orientation``, the quaternion
-        (x, y, z, w) that turns the crystal's axes into those of the field.
+        one, or the nearest low-index one. There are none where it is tilted by more than 6 degree,
+        or so far that atoms of a column come to lie 0.4 of the way to the next column.
+        ``info`` has ``species``, ``zone_axis`` ("" where there are no columns), ``tilt``, the
+        angle from it to the beam [degree], ``twin``, and ``orientation``, the quaternion (x, y, z,
+        w) that turns the crystal's axes into those of the field.
 
     Notes
     -----
@@ -130,10 +134,14 @@ def metal_particle(diameter: float, rng: np.random.Generator, *, species: str = 
     if steps or adatoms or shape == "wulff":
         present = roughened(p, present, lattice, steps, adatoms, extra)
     p, half = (p[present], half[present]) if len(present) else (np.zeros((1, 3)), np.zeros(1, bool))
+    lab = p @ turn.as_matrix().T
+    smear = np.ptp(lab[:, 2]) / 2 * np.sin(np.deg2rad(angle))
+    if angle > NEAR or smear > SMEAR * lattice.column_spacing(axis):
+        axis = ""
     column = columns_of(p, zone_direction(lattice.cell, axis), normal, half) if axis else np.zeros(len(p), np.int32)
-    info = {"species": species, "zone_axis": axis, "tilt": round(angle, 4) if axis else None,
-            "twin": normal is not None, "orientation": [round(float(q), 6) for q in turn.as_quat()]}
-    return Cluster(np.full(len(p), lattice.number), p @ turn.as_matrix().T, column, 1, info)
+    info = {"species": species, "zone_axis": axis, "tilt": round(angle, 4), "twin": normal is not None,
+            "orientation": [round(float(q), 6) for q in turn.as_quat()]}
+    return Cluster(np.full(len(p), lattice.number), lab, column, 1, info)
 
 
 def cut_ellipsoid(p: np.ndarray, lattice: Lattice, turn: Rotation, axes: np.ndarray, height: float,
@@ -245,7 +253,7 @@ def orient(direction: np.ndarray, tilt: float, rng: np.random.Generator) -> Rota
 
 def draw_orientation(lattice: Lattice, zone_axis: str, tilt: tuple[float, float], rng: np.random.Generator,
                      extra: np.random.Generator) -> tuple[Rotation, str, float]:
-    """Draw an orientation; return it with the zone axis near the beam ("" for none) and its tilt [degree]."""
+    """Draw an orientation; return it with the zone axis nearest to the beam and its tilt [degree]."""
     if zone_axis != "any":
         angle = float(extra.uniform(*tilt))
         return orient(zone_direction(lattice.cell, zone_axis), angle, extra), zone_axis, angle
@@ -258,7 +266,7 @@ def draw_orientation(lattice: Lattice, zone_axis: str, tilt: tuple[float, float]
         if cosine.max() > best:
             best, name = float(cosine.max()), "".join(str(d) for d in family[cosine.argmax()])
     angle = float(np.rad2deg(np.arccos(min(best, 1.0))))
-    return turn, name if angle <= NEAR else "", angle
+    return turn, name, angle
 
 
 def columns_of(p: np.ndarray, direction: np.ndarray, normal: np.ndarray | None, half: np.ndarray) -> np.ndarray:

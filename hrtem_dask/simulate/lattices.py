@@ -62,6 +62,19 @@ class Lattice:
         cells = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in n], indexing="ij"), -1).reshape(-1, 1, 3)
         return (cells + self.basis).reshape(-1, 3) @ self.cell
 
+    def column_spacing(self, axis: str) -> float:
+        """Distance [angstrom] of neighbouring columns of atoms along a direction.
+
+        Examples
+        --------
+        >>> [round(lattice_of("Au").column_spacing(a), 2) for a in ("110", "100", "111")]
+        [2.5, 2.04, 1.66]
+        """
+        direction = zone_direction(self.cell, axis)
+        p = self.sites(2 * float(np.linalg.norm(self.cell, axis=1).max()))
+        away = np.linalg.norm((p - p[0]) - np.outer((p - p[0]) @ direction, direction), axis=1)
+        return float(away[away > 0.3].min())
+
     @property
     def atom_volume(self) -> float:
         """Volume of an atom [angstrom^3]."""
