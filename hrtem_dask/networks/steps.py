@@ -22,12 +22,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core.errors import InputError
-from ..simulate.draws import draw_example
 from ..simulate.sets import Dataset
 from ..simulate.tasks import one_thread
+from .examples import Examples
 from .fast import fast_forward
 from .msdnet import MSDNet
-from .scoring import normalised
 
 __all__ = ["Run", "Settings", "loss_of"]
 
@@ -72,16 +71,10 @@ class Worker:
     """Draws examples and differentiates the loss; one thread an example."""
 
     def __init__(self, settings: Settings, data: Dataset) -> None:
-        self.settings, self.data, self.local = settings, data, threading.local()
-
-    def draw(self, iteration: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Example k of an iteration: normalised and jittered image, and mask."""
-        s = self.settings
-        rng = np.random.default_rng([s.seed, 1, iteration, k])
-        image, truth = draw_example(self.data[int(rng.integers(len(self.data)))], self.data.recipe, rng,
-                                    size=s.size, pixel_size=s.pixel_size)
-        scale = np.exp(rng.uniform(*np.log(s.scale)))
-        return (normalised(image) * scale + rng.uniform(-s.offset, s.offset)).astype(np.float32), truth
+        s = self.settings = settings
+        examples = Examples(data, length=1, size=s.size, pixel_size=s.pixel_size, seed=s.seed, scale=s.scale,
+                            offset=s.offset)
+        self.draw, self.local = examples.draw, threading.local()
 
     def gradient(self, parameters: np.ndarray, image: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and its gradient for one example, all parameters in one vector."""

@@ -190,8 +190,8 @@ def finished(store: Path, n: int) -> set[int]:
     return {i for i in rows_with_text(store, RECORD) if i < n and whole(i)}
 
 
-def read_sample(store: Path, index: int) -> Sample:
-    """Read what `write_sample` wrote.
+def read_sample(store: Path, index: int, *, instances: bool = True) -> Sample:
+    """Read what `write_sample` wrote, with the instance labels or without.
 
     Raises
     ------
@@ -203,14 +203,14 @@ def read_sample(store: Path, index: int) -> Sample:
         raise ReadError(f"{store} holds no structure {index}; run 'hrtem-dask simulate' to its end")
     stamp = (store / "wave" / "zarr.json").stat().st_mtime_ns
     try:
-        wave, truth, instances, thickness = (_array(str(store), name, stamp)[index]
-                                             for name in ("wave", "truth", "instances", "thickness"))
+        wave, truth, thickness = (_array(str(store), name, stamp)[index] for name in ("wave", "truth", "thickness"))
+        labels = _array(str(store), "instances", stamp)[index] if instances else None
     except Exception as error:  # zarr raises many kinds for a damaged shard
         raise ReadError(f"structure {index} of {store} cannot be read ({error}); run the simulation again, which "
                         "makes what is missing; delete the damaged file before") from error
     wave = wave.astype(np.float32)
     return Sample((wave[0] + 1j * wave[1]).astype(np.complex64), truth, thickness.astype(np.float32), record["info"],
-                  instances, _columns(record["columns"]))
+                  labels, _columns(record["columns"]))
 
 
 def _columns(values: Mapping[str, list]) -> pd.DataFrame:

@@ -94,7 +94,11 @@ class Dataset:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> Sample:
-        sample = read_sample(self.path, self.indices[i])
+        return self.read(i)
+
+    def read(self, i: int, *, instances: bool = True) -> Sample:
+        """Read structure i; its instance labels, which training does not need, may be left out."""
+        sample = read_sample(self.path, self.indices[i], instances=instances)
         if self.outline == "atoms":
             return sample
         box = self.recipe.field.box
