@@ -286,6 +286,27 @@ def test_particles_lie_on_their_support_and_keep_off_its_atoms(kind):
     assert set(places) == ({"free"} if kind == "none" else {"on", "under", "edge"})
 
 
+def test_particles_sink_into_carbon_but_not_into_an_oxide():
+    recipe = load_recipe({"name": "s", "field": {"box": 60}, "film": {"thickness": [20, 20], "absent_fraction": 0},
+                          "support": {"kind": "carbon, CeO2", "thickness": [20, 20], "under_fraction": 0},
+                          "particles": {"number": [1, 1], "diameter": [20, 20], "empty_fraction": 0,
+                                        "height": [1, 1], "thermal_displacement": [0, 0]}})
+    blocks, sunk = film_blocks(recipe, 1), {"carbon": [], "CeO2": []}
+    for seed in range(12):
+        s = build_specimen(recipe, np.random.default_rng(seed), blocks)
+        sunk[s.support].append(s.carbon[:, 2].max() - s.gold[:, 2].min())
+    assert min(map(len, sunk.values())) > 1
+    assert max(sunk["carbon"]) > 3
+    assert max(sunk["CeO2"]) < 2.5  # an oxygen reaches out above the last cerium
+
+
+def test_a_field_may_be_vacuum():
+    recipe = load_recipe({"name": "v", "field": {"box": 30}, "support": {"kind": "none"},
+                          "particles": {"empty_fraction": 1, "number": [0, 0]}})
+    s = build_specimen(recipe, np.random.default_rng(0), film_blocks(recipe, 0))
+    assert (len(s), len(s.atoms()), s.film_thickness, s.support) == (0, 0, 0, "none")
+
+
 def test_carbon_keeps_its_density_in_a_field():
     recipe = load_recipe({"name": "c", "field": {"box": 50}, "film": {"thickness": [30, 30], "absent_fraction": 0},
                           "particles": {"empty_fraction": 1}})

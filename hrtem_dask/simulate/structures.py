@@ -6,7 +6,7 @@ Positions are columns (x, y, z) in angstrom, as ASE and abTEM want them; z runs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,7 +151,8 @@ def draw_parts(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray
     if base and extra.random() < support.edge_fraction:
         edge = draw_edge((box, box), support.cover.draw(extra), extra)
         base = [b.kept(edge.outside(b.positions) < 0) for b in base]
-    clusters = [] if empty else place_clusters(recipe.particles, box, thickness, rng, support=support, edge=edge)
+    clusters = [] if empty else place_clusters(recipe.particles, box, thickness, rng, edge=edge,
+                                               support=replace(support, kind=kind))
     sheet = draw_sheet(recipe.sheet, (box, box), thickness, extra) if has_sheet else None
     return Parts(clusters, [*base, sheet] if sheet else base, box, thickness, kind, sheet.info if sheet else None)
 
