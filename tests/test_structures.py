@@ -406,6 +406,21 @@ def test_sections_check_themselves_wherever_they_come_from():
         zone_direction(np.eye(3), "any")
 
 
+def test_polyhedra_that_touch_do_not_run_into_one_another():
+    spec = Particles(shape="wulff", number=Span(8, 8), diameter=Span(14, 20), coverage=Span(0.9, 0.9),
+                     touching_fraction=1.0, thermal_displacement=Span(0, 0))
+    placed = place_clusters(spec, (50.0, 40.0), 0.0, np.random.default_rng(2))
+    p = np.concatenate([c.positions for c in placed])
+    owner = np.repeat(np.arange(len(placed)), [len(c) for c in placed])
+    p[:, :2] %= [50.0, 40.0]
+    pairs = cKDTree(p, boxsize=[50.0, 40.0, 0]).query_pairs(3.3, output_type="ndarray")
+    mixed = owner[pairs[:, 0]] != owner[pairs[:, 1]]
+    d = p[pairs[:, 0]] - p[pairs[:, 1]]
+    d[:, :2] -= np.round(d[:, :2] / [50.0, 40.0]) * [50.0, 40.0]
+    assert mixed.any()
+    assert np.linalg.norm(d, axis=1)[mixed].min() > 2.3
+
+
 def test_particles_of_several_kinds_are_drawn():
     spec = Particles(species="Au, Pt", zone_axis="110, 100", number=Span(12, 12), diameter=Span(10, 12),
                      coverage=Span(0.8, 0.8), touching_fraction=1.0)

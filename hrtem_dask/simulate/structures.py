@@ -27,6 +27,7 @@ __all__ = ["Parts", "Specimen", "assemble", "build_specimen", "draw_parts", "fil
 
 GAPS = {6: 2.4}  # angstrom: closest carbon to a particle; other supports keep the next
 GAP = 2.1  # angstrom: gold to the oxygen of an oxide
+CONTACT = 2.3  # angstrom: closest atoms of two particles
 SHEET_GAP = 3.2  # angstrom: between a sheet and a film
 BLOCKS = 3
 #: a particle beside a support that ends in the field reaches over its edge by at least so much of its radius
@@ -272,10 +273,22 @@ def place_clusters(spec: Particles, box: float | tuple[float, float], thickness:
             continue
         p = draw_particle(spec, d, rng, extra)
         z, place = height_of(p.positions[:, 2], thickness, at_edge, support, rng, extra)
+        p = p.moved(p.positions + [*centre, z] + rng.normal(0, thermal, p.positions.shape))
+        if spec.shape == "wulff":  # ellipsoids may still run into one another, as in the sets they are known from
+            p = apart(p, placed, size)
         info = {"x": float(centre[0]), "y": float(centre[1]), "diameter": float(d), "atoms": len(p), "place": place}
-        placed.append(Cluster(p.numbers, p.positions + [*centre, z] + rng.normal(0, thermal, p.positions.shape),
-                              p.column, 1, info | p.info))
+        if len(p):
+            placed.append(replace(p, info=info | p.info))
     return placed
+
+
+def apart(p: Cluster, others: list[Cluster], size: np.ndarray) -> Cluster:
+    """Drop atoms of a particle that come too close to those of the others, as where two grow together."""
+    if not others:
+        return p
+    wrap = [wrapped(c, (float(size[0]), float(size[1]))).positions for c in (*others, p)]
+    tree = cKDTree(np.concatenate(wrap[:-1]), boxsize=[*size, 0])
+    return p.kept(tree.query(wrap[-1], distance_upper_bound=CONTACT)[0] > CONTACT)
 
 
 def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, extra: np.random.Generator) -> Cluster:
@@ -326,4 +339,5 @@ def wrapped(p: Cluster, box: tuple[float, float]) -> Cluster:
     """Bring x and y back into the field."""
     positions = p.positions.copy()
     positions[:, :2] %= box
+    positions[:, :2] = np.where(positions[:, :2] >= box, 0.0, positions[:, :2])  # a tiny negative rounds up
     return p.moved(positions)
