@@ -240,7 +240,7 @@ def _lowest(exposures: list[Spectra], dark: ReadNoise | None, notes: list[str]) 
         rings = exposure.rings.up_to(low, DRIFT)
         if rings.k.size == 0:
             continue
-        model = a * mtf_curve(rings.k, *fit.curve) ** 2 + fit.read
+        model = a * mtf_curve(rings.k, *fit.curve) ** 2 + fit.read * (1.0 if dark is None else dark.at(rings.k))
         weight = rings.modes / model
         ratio = float(np.sum(rings.power * weight) / np.sum(model * weight))
         sigma = float(np.hypot(error / a, 1 / np.sqrt(rings.modes.sum())))

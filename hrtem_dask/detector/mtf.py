@@ -276,7 +276,8 @@ class MTF:
         k = np.linspace(0, end, 200)
         goal = self(k)
         found = least_squares(lambda p: mtf_curve(k, np.exp(p[0]), np.exp(p[1]), p[2]) - goal,
-                              [np.log(0.5), np.log(2.5), 0.02], bounds=([-5, -1, 0], [5, 2.5, 0.9]))
+                              [np.log(0.5), np.log(2.5), 0.02], bounds=([-5, -1, 0], [5, 2.5, 0.9]),
+                              xtol=1e-14, ftol=1e-14, gtol=1e-14)
         note = f"closest form of three parameters, within {np.abs(found.fun).max():.3f} up to {end:.2f} Nyquist"
         return replace(self, scale=float(np.exp(found.x[0])), power=float(np.exp(found.x[1])), floor=float(found.x[2]),
                        tail=1.0, halo=0.0, halo_scale=1.0, exponent=1.0, table=None, covariance=None,

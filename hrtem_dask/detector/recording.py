@@ -136,8 +136,8 @@ def _block(images: np.ndarray, camera: dict[str, Any], streams: list[np.random.G
 def _one(image: np.ndarray, response: np.ndarray | None, camera: dict[str, Any],
          rng: np.random.Generator) -> np.ndarray:
     if not np.isfinite(image).all() or image.min() < 0:
-        raise InputError(f"expectations from {np.nanmin(image):g} to {np.nanmax(image):g} electrons, of which "
-                         f"{np.count_nonzero(~np.isfinite(image))} are not finite; expected none below 0")
+        raise InputError(f"{np.count_nonzero(image < 0)} pixel(s) of the expectation are below 0 and "
+                         f"{np.count_nonzero(~np.isfinite(image))} are not finite; expected electrons a pixel")
     counts = expose(image, response, rng, counting=camera["counting"])
     if camera["read_noise"]:
         counts = counts + rng.normal(0, camera["read_noise"], counts.shape)

@@ -142,9 +142,11 @@ def fit_power(exposures: Sequence[Rings], dark: ReadNoise | None = None, *,
 
 def _fit(exposures: Sequence[Rings], dark: ReadNoise | None, free: int) -> PowerFit:
     unit = float(np.median(exposures[0].power))
-    ends = [_climb(exposures, dark, unit, start, free) for start in STARTS]
-    theta, jacobian, chi2, likelihood = max(ends, key=lambda end: end[3])
     n = len(exposures)
+    starts = [_start(exposures, dark, unit, start, free) for start in STARTS]
+    # a few steps from everywhere, and all the way from the best place
+    tried = [_climb(exposures, dark, unit, start, 2) for start in starts]
+    theta, jacobian, chi2, likelihood = _climb(exposures, dark, unit, max(tried, key=lambda end: end[3])[0], ROUNDS)
     rings = sum(len(e.k) for e in exposures)
     misfit = chi2 / max(rings + (dark is not None) - theta.size, 1)
     covariance = _inverse(jacobian.T @ jacobian) * max(misfit, 1.0)
@@ -182,33 +184,44 @@ def _models(theta: np.ndarray, exposures: Sequence[Rings], dark: ReadNoise | Non
             for a, e in zip(amplitudes, exposures, strict=True)]
 
 
-def _climb(exposures: Sequence[Rings], dark: ReadNoise | None, unit: float, start: Sequence[float],
-           free: int) -> tuple[np.ndarray, np.ndarray, float, float]:
+def _limits(n: int, free: int) -> tuple[np.ndarray, np.ndarray]:
+    return (np.concatenate([np.full(n, -50.0), LOW[:free], [0.0]]),
+            np.concatenate([np.full(n, 50.0), HIGH[:free], [np.inf]]))
+
+
+def _start(exposures: Sequence[Rings], dark: ReadNoise | None, unit: float, start: Sequence[float],
+           free: int) -> np.ndarray:
+    lowest = min(float(e.power.min()) for e in exposures) / unit
+    read = lowest / 2 if dark is None else dark.power / unit
+    first = [np.log(max(float(e.power[:3].mean()) / unit - read, 1e-3)) for e in exposures]
+    begin = np.where(LOGARITHMIC, np.log(np.maximum(start, 1e-9)), start)[:free]
+    return np.clip(np.concatenate([first, begin, [read]]), *_limits(len(exposures), free))
+
+
+def _climb(exposures: Sequence[Rings], dark: ReadNoise | None, unit: float, theta: np.ndarray,
+           rounds: int) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Fit from one start; return parameters, Jacobian, chi^2 and log likelihood."""
-    n = len(exposures)
     measured = [e.power / unit for e in exposures]
     weight = [np.sqrt(e.modes) for e in exposures]
-    read = min(float(m.min()) for m in measured) / 2 if dark is None else dark.power / unit
-    first = [np.log(max(float(m[:3].mean()) - read, 1e-3)) for m in measured]
-    begin = np.where(LOGARITHMIC, np.log(np.maximum(start, 1e-9)), start)[:free]
-    low = np.concatenate([np.full(n, -50.0), LOW[:free], [0.0]])
-    high = np.concatenate([np.full(n, 50.0), HIGH[:free], [np.inf]])
-    theta = np.clip(np.concatenate([first, begin, [read]]), low, high)
-    prior = [] if dark is None else [(dark.power / unit, max(dark.error / unit, 1e-9))]
+    # a read-out noise that is known exactly would leave the problem without a scale
+    prior = [] if dark is None else [(dark.power / unit, max(dark.error / unit, 1e-4))]
 
     def residuals(t: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
         parts = [(p - m) * w for p, m, w in zip(measured, _models(t, exposures, dark), weights, strict=True)]
         return np.concatenate([*parts, *([(t[-1] - r) / e] for r, e in prior)])
 
-    spread = measured
-    for _ in range(ROUNDS):
-        found = least_squares(residuals, theta, bounds=(low, high), x_scale="jac", max_nfev=200,
+    def likelihood_of(t: np.ndarray, spread: list[np.ndarray]) -> float:
+        fits = sum(float(np.sum(e.modes * (np.log(s) + p / s)))
+                   for e, p, s in zip(exposures, measured, spread, strict=True))
+        return -fits - sum(0.5 * ((t[-1] - r) / e) ** 2 for r, e in prior)
+
+    limits = _limits(len(exposures), theta.size - len(exposures) - 1)
+    spread, likelihood = measured, -np.inf
+    for _ in range(rounds):
+        found = least_squares(residuals, theta, bounds=limits, x_scale="jac", max_nfev=60,
                               args=([w / s for w, s in zip(weight, spread, strict=True)],))
-        spread = _models(found.x, exposures, dark)
-        step, theta = float(np.abs(found.x - theta).max()), found.x
-        if step < 1e-5:
+        theta, spread, before = found.x, _models(found.x, exposures, dark), likelihood
+        likelihood = likelihood_of(theta, spread)
+        if abs(likelihood - before) < 1e-4:
             break
-    likelihood = -sum(float(np.sum(e.modes * (np.log(s) + p / s)))
-                      for e, p, s in zip(exposures, measured, spread, strict=True))
-    likelihood -= sum(0.5 * ((theta[-1] - r) / e) ** 2 for r, e in prior)
     return theta, found.jac, float(2 * found.cost), likelihood
