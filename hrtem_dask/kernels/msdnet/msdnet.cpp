@@ -239,10 +239,9 @@ static size_t lay_out(Job& j, int vl) {
     j.halo = deepest;
     j.margin = (deepest + 15) / 16 * 16;
     j.padded_width = (j.image_width + vl - 1) / vl * vl;
-    j.row_stride = (j.padded_width + 15) / 16 * 16 + 2 * j.margin + 64;
-    j.row_stride += ((6 - j.row_stride / 16) % 64 + 64) % 64 * 16;
-    long rows = j.height + 2 * j.margin + 64;
-    j.plane_stride = rows * j.row_stride + 16 * 24;
+    j.row_stride = (j.padded_width + 15) / 16 * 16 + 2 * j.margin;
+    j.row_stride += (j.row_stride / 16 % 2 == 0) * 16;  // an odd number of cache lines: rows apart do not alias
+    j.plane_stride = (j.height + 2L * j.margin) * j.row_stride;
     j.plane_stride += (16 * 24 - j.plane_stride % 1024 + 1024) % 1024;
     j.rows = Mirror(j.height, j.margin, j.padding[0], j.padding[1]);
     j.columns = Mirror(j.image_width, j.margin, j.padding[2], j.padding[3]);
