@@ -33,7 +33,6 @@ REGION = 2048
 CAMERA = 4096
 #: rows that are normalised at once, so that their float64 copies stay small
 STRIP = 256
-ALL = (True, True, True, True)
 Edges = tuple[bool, bool, bool, bool]
 Evaluate = Callable[[np.ndarray, Edges], np.ndarray]
 
@@ -266,10 +265,7 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
 
     if layout.y.windows:
         windows, origin = (layout.y.windows, layout.x.windows), (ys.window[0], xs.window[0])
-        # nothing is trimmed here, and how a side inside the frame is padded is up to the backend: so a window
-        # is an image of its own with the network's padding on all sides, which every backend does alike
-        alone = blend(image, origin, windows, ys.need, xs.need, lambda window, edges: probabilities(window, ALL))
-        return _to_camera(alone, tile)
+        return _to_camera(blend(image, origin, windows, ys.need, xs.need, probabilities), tile)
     return tile_core(evaluate(image, tile.edges), tile)
 
 
