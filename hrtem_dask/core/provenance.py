@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = ["history_of", "package_version", "record", "versions"]
 PACKAGES = ("hrtem-dask", "numpy", "scipy", "torch", "dask", "distributed", "zarr", "xarray", "rosettasciio")
 
 
+@cache
 def package_version(name: str = "hrtem-dask") -> str:
     """Version of an installed package, or "unknown" (a source tree that was never installed)."""
     try:
