@@ -18,9 +18,18 @@ from .io.tables import read_json, write_csv, write_json
 
 __all__ = ["MOVIE", "dice_table", "run_demo"]
 
+#: what the demo's movie shows: as au-particles, about as full as a real preparation, and without the
+#: dust that nobody would count
+RECIPE: dict[str, Any] = {
+    "name": "demo",
+    "field": {"wave_sampling": 0.3, "stored_sampling": 0.5, "slice_thickness": 3.0},
+    "particles": {"number": [40, 40], "coverage": [0.15, 0.22], "diameter": [20, 65], "elongation": [1.0, 1.4],
+                  "height": [0.4, 0.9], "touching_fraction": 0.0},
+    "film": {"absent_fraction": 0.0, "thickness": [20, 50], "roughness": [0, 6]},
+}
 #: the movie of the demo, see `hrtem_dask.simulate.movie`
-MOVIE: dict[str, Any] = {"n_frames": 24, "seed": 7, "shape": (512, 512), "pixel_size": 0.4, "dose": 400.0,
-                         "frames_per_wave": 4}
+MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 24, "seed": 7, "shape": (512, 512), "pixel_size": 0.4,
+                         "dose": 400.0, "frames_per_wave": 4}
 #: the network and the crystal that it is analysed with
 MODEL, CRYSTAL = "au-particles", "Au"
 NAMES = {"movie": "movie.zarr", "truth": "truth.zarr", "made": "movie.json"}

@@ -1,4 +1,4 @@
-"""Recipes, structures, labels, the microscope, sets and movies."""
+"""Recipes, structures, labels, the microscope and sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from hrtem_dask import simulate
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.detector import MTF
 from hrtem_dask.kernels.resample import resample
@@ -329,31 +328,3 @@ def test_examples_are_turned_with_their_truth(rng):
         assert image.shape == truth.shape == (64, 64)
         if 0.1 < truth.mean() < 0.9:
             assert image[truth].mean() < 0.7 * image[~truth].mean()
-
-
-# movies
-
-
-def test_movie_shows_its_particles_where_it_says():
-    recipe = TINY | {"film": {"thickness": [8, 10]}}
-    options = {"n_frames": 3, "seed": 2, "shape": (96, 128), "pixel_size": 0.5, "frames_per_wave": 2, "dose": 3000.0}
-    ds = simulate.movie(recipe, **options)
-    assert ds.movie.dims == ds.truth.dims == ("frame", "y", "x")
-    assert ds.movie.shape == ds.truth.shape == (3, 96, 128)
-    assert ds.movie.dtype == np.uint16
-    assert ds.movie.attrs["pixel_size"] == 0.5
-    assert ds.movie.attrs["dose"] == 3000.0
-    for i in range(3):
-        image, truth = ds.movie.values[i].astype(float), ds.truth.values[i]
-        assert 0.02 < truth.mean() < 0.6
-        assert image[truth].mean() < 0.97 * image[~truth].mean()
-        for y, x in zip(ds.particle_y.values[i], ds.particle_x.values[i], strict=True):
-            if 0 <= y < 47.5 and 0 <= x < 63.5:
-                assert truth[round(y / 0.5), round(x / 0.5)]
-    assert not np.array_equal(ds.particle_y[0] - ds.drift_y[0], ds.particle_y[2] - ds.drift_y[2])
-    np.testing.assert_array_equal(ds.movie, simulate.movie(recipe, **options).movie)
-
-
-def test_movie_refuses_impossible_numbers():
-    with pytest.raises(InputError, match="positive"):
-        simulate.movie(n_frames=0)

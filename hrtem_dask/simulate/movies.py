@@ -1,34 +1,86 @@
-"""Simulated movies: gold particles that turn and wander on a film, with the truth beside them."""
+"""Simulated movies with the truth beside them: particles that turn and wander, or whatever a scene says.
+
+Multislice is the expensive part: each distinct configuration of a scene gets one exit wave, and
+the frames that show it differ by drift, defocus and noise. First the waves are made, one task each, then
+the frames, one task a batch. Configuration k and frame i depend on the scene, the seed and k or
+i alone, so the movie is the same to the bit for any number of workers, and one that was
+interrupted is continued.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import fft
-from scipy.spatial.transform import Rotation
 
 from ..core.calibration import check_pixel_size, make_movie
 from ..core.errors import InputError
+from ..core.provenance import package_version
 from ..core.provenance import record as provenance
-from .films import carbon_film
-from .labels import gold_thickness, particle_mask
-from .microscope import MTF_MARGIN, Camera, Optics, exit_wave, expected_image, fourier_resample, record
+from ..io.store import ArraySpec, frame_spec, open_store
+from ..kernels.fourier_grid import fourier_shift
+from .camera import MTF_MARGIN, Camera, record
+from .columns import column_table
+from .labels import gold_thickness, instance_labels
+from .microscope import Optics, expected_images
+from .movie_store import BATCH_RECORD, WAVE_RECORD, Exposed, MovieStore, open_truth
+from .multislice import exit_wave
 from .recipe import Recipe, load_recipe
-from .sets import THICKNESS_SAMPLING, TRUTH_SAMPLING, run_tasks
-from .structures import Specimen, assemble, film_blocks, place_particles
+from .scenes import Motion, Scene, Wander
+from .sets import TRUTH_SAMPLING
+from .tasks import Effort, run_tasks
 
 __all__ = ["movie"]
 
 ROOM = 16.0  # angstrom around the frame: what leaves it must not come back on the other side
 GAIN = 20.0  # counts an electron
-THICKEST = 50.0  # angstrom: a film that is quick to simulate
+BRIGHTEST = 16000.0  # counts a pixel of vacuum: what 16 bit hold with room for noise and for bright fringes
+BATCHES = 16  # at least so many tasks record the frames
+THICKNESS_SAMPLING = 1.0  # angstrom
 OPTICS = Optics(defocus=600.0, cs=1.2e7 * 0.05, focal_spread=40.0, convergence=1e-4, aperture=0.7,
                 absorption_length=400.0, blur=0.4)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """How the frames of a movie are recorded; small, because it travels with every task.
+
+    ``shifts`` (frame, 2) is the drift (y, x) [angstrom], ``focus`` (frame, image) the defocus of each
+    image [angstrom], ``room`` the margin of the cell around the frame [angstrom], ``cell`` its side
+    in pixels. ``series`` says whether a frame is a focal series.
+    """
+
+    index: np.ndarray
+    shifts: np.ndarray
+    focus: np.ndarray
+    shape: tuple[int, int]
+    cell: int
+    room: float
+    camera: Camera
+    optics: Optics
+    energy: float
+    seed: int
+    batch: int
+    series: bool
+    particles: int
+
+    @property
+    def box(self) -> float:
+        """Side of the cell [angstrom]."""
+        return self.cell * self.camera.pixel_size
+
+    @property
+    def batches(self) -> int:
+        """Number of batches of frames."""
+        return -(-len(self.index) // self.batch)
 
 
 def movie(
@@ -47,8 +99,14 @@ def movie(
     optics: Optics = OPTICS,
     client: Any = None,
     progress: Callable[[int, int], None] | None = None,
+    motion: Motion | None = None,
+    store: str | Path | None = None,
+    defocus: Sequence[float] | None = None,
+    focus_drift: float = 0.0,
+    camera: Camera | None = None,
+    workers: int | None = None,
 ) -> xr.Dataset:
-    """Simulate a movie of gold particles.
+    """Simulate a movie of one field of a recipe.
 
     Computes at once. Multislice is the expensive part: the particles move in steps, once every
     `frames_per_wave` frames, and only then a new exit wave is made. The drift of the specimen
@@ -57,7 +115,7 @@ def movie(
     Parameters
     ----------
     recipe : str, Path, dict or Recipe
-        Particles and film.
+        Particles and support. The field's size follows from the frame; it is not empty by chance.
     n_frames : int
         Number of frames.
     seed : int
@@ -67,131 +125,232 @@ def movie(
     pixel_size : float
         [angstrom]
     dose : float
-        Of one frame [electrons/angstrom^2].
+        Of one frame [electrons/angstrom^2]; the images of a focal series share it.
     frame_time : float
         [second]
-    frames_per_wave : int
-        Frames between two steps of the particles.
-    turn, wander : float
-        Rotation about a random axis [degree] and displacement [angstrom] of a particle in one
-        step, both as the standard deviation of a random walk.
+    frames_per_wave, turn, wander : int, float, float
+        Of the default motion, `hrtem_dask.simulate.scenes.Wander`: frames between two steps of the
+        particles, rotation about a random axis [degree] and displacement [angstrom] in one step.
     drift : float
         Drift of the specimen from frame to frame [angstrom], random walk.
     optics : Optics
         The microscope.
     client : distributed.Client, optional
-        Where to compute the waves; by default the current client, else threads.
+        Where to compute; by default the current client, else threads.
     progress : callable, optional
         Called with (waves done, waves) after each exit wave.
+    motion : Motion, optional
+        How the particles move, instead of `Wander`: for example `hrtem_dask.simulate.scenes.Rock`,
+        in and out of a zone axis.
+    store : path, optional
+        Zarr store to write; the workers must see it. `open_movie` opens its frames, `open_truth` the
+        rest. A movie that was interrupted is continued, one that is finished opened. Without a
+        store, the movie is made in a temporary folder and returned in memory.
+    defocus : sequence of float, optional
+        Defoci of a focal series [angstrom]: every frame has an image at each of them.
+    focus_drift : float
+        Change of the defocus from frame to frame [angstrom], random walk.
+    camera : Camera, optional
+        Detector, instead of the usual one; `pixel_size` and `dose` are those given here.
+    workers : int, optional
+        Compute in this many processes of this machine instead of threads; a script that asks for
+        them needs the usual ``if __name__ == "__main__":``.
 
     Returns
     -------
     xarray.Dataset
-        ``movie`` uint16 (frame, y, x) with coordinates [angstrom] and time; ``truth`` bool
-        (frame, y, x), the mask of the particles; ``particle_y`` and ``particle_x``
-        (frame, particle) [angstrom], ``particle_diameter`` (particle) [angstrom], as cut;
-        ``drift_y``, ``drift_x`` (frame) [angstrom]. A particle may lie outside the frame.
+        ``movie`` uint16 (frame, y, x), or (frame, defocus, y, x), with coordinates [angstrom] and
+        time; ``truth`` bool (frame, y, x), the mask of the particles; and all that `open_truth`
+        lists. Lazy where there is a store. A particle may lie outside the frame.
 
     Raises
     ------
     InputError
-        If a number is not positive.
+        If a number is not positive, or the store holds something else.
     """
     recipe, pixel = load_recipe(recipe), check_pixel_size(pixel_size)[0]
-    if min(n_frames, frames_per_wave, *shape) < 1 or dose <= 0 or frame_time <= 0:
+    if min(n_frames, frames_per_wave, *shape) < 1 or dose <= 0 or frame_time <= 0 or seed < 0:
         raise InputError(f"found n_frames = {n_frames}, frames_per_wave = {frames_per_wave}, shape = {shape}, dose = "
-                         f"{dose}, frame_time = {frame_time}; expected positive numbers")
-    rng = np.random.default_rng([seed, 5])
-    shifts = np.cumsum(rng.normal(0, drift, (n_frames, 2)), axis=0)
-    shifts -= shifts[0]
-    room = ROOM + 2 * float(np.abs(shifts).max())
-    n = int(np.ceil((max(shape) * pixel + 2 * room) / pixel))
-    recipe = replace(recipe, field=replace(recipe.field, box=n * pixel))
-    count = -(-n_frames // frames_per_wave)
-    specimens = configurations(recipe, seed, count, turn, wander)
-    waves: dict[int, tuple] = {}
-    for k, *arrays in run_tasks(_wave, [(k, s, recipe) for k, s in enumerate(specimens)], client, None):
-        waves[k] = tuple(arrays)
-        if progress:
-            progress(len(waves), count)
-    camera = Camera(pixel, dose)
-    frames, truths = [], []
-    for i in range(n_frames):
-        wave, truth, thickness = waves[i // frames_per_wave]
-        image = fourier_resample(expected_image(wave, recipe.field.box / len(wave), optics, energy=recipe.field.energy,
-                                                gold_thickness=thickness), (n, n))
-        first = shifts[i] / pixel
-        frames.append(_expose(image, first - room / pixel, shape, camera, np.random.default_rng([seed, 6, i])))
-        at = [np.round(((np.arange(m) - f) * pixel + room) / TRUTH_SAMPLING).astype(int) % len(truth)
-              for m, f in zip(shape, first, strict=True)]
-        truths.append(truth[np.ix_(*at)])
-    return _wrap(np.stack(frames), np.stack(truths), specimens, shifts, room, frames_per_wave, pixel, dose,
-                 frame_time, provenance({}, "simulate.movie", recipe=recipe.to_dict(), seed=seed,
-                                        optics=vars(optics), dose=dose))
+                         f"{dose}, frame_time = {frame_time}, seed = {seed}; expected positive numbers")
+    shifts = walk([seed, 5], n_frames, 2, drift)
+    room = ROOM + float(np.abs(shifts).max())
+    cell = int(np.ceil((max(shape) * pixel + 2 * room) / pixel))
+    recipe = replace(recipe, field=replace(recipe.field, box=cell * pixel))
+    motion = motion or Wander(turn, wander, frames_per_wave)
+    scene = motion.scene(recipe, seed, n_frames, frame_time)
+    images = [optics.defocus] if defocus is None else [float(d) for d in defocus]
+    focus = walk([seed, 8], n_frames, 1, focus_drift) + images
+    used = replace(camera or Camera(pixel, dose, gain=min(GAIN, BRIGHTEST * len(images) / (dose * pixel**2))),
+                   pixel_size=pixel, dose=dose / len(images), digitised=True)
+    states = scene.states()
+    spec = movie_spec(n_frames, shape, len(images), defocus is not None)
+    recording = Recording(scene.index, shifts, focus, tuple(shape), cell, room, used, optics, recipe.field.energy,
+                          seed, spec.shards[0], defocus is not None, len(states.get("particle", ())))
+    known = {"recipe": recipe.to_dict(), "motion": repr(motion), "seed": seed, "optics": vars(optics), "dose": dose,
+             "drift": drift, "focus_drift": focus_drift, "camera": repr(used)}
+    about = provenance({}, "simulate.movie", **known) | {
+        "dose": dose, "source": "simulated", "counts_per_electron": used.gain}
+    empty = make_movie(np.empty((n_frames, *([len(images)] if recording.series else []), 1, 1), np.uint16),
+                       pixel_size=pixel, time=np.arange(n_frames) * frame_time, attrs=about,
+                       defocus=images if recording.series else None)
+    with folder_of(store) as path:
+        there = MovieStore(path)
+        text = json.dumps([known, n_frames, shape, pixel, frame_time, images, package_version()], default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if not there.begin(digest, [replace(spec, attrs=empty.attrs)], [labels_spec(spec, shape)],
+                           wave_specs(scene, recording), coordinates(empty, shape, pixel), recording.batches):
+            make(there, scene, recording, states, client, workers, progress)
+        truth = open_truth(path)
+        frames = open_store(path)["movie"]
+        out = truth.assign(movie=frames, truth=(truth["labels"] > 0).assign_attrs(long_name="mask of the particles"))
+        return out if store is not None else out.load()
 
 
-def configurations(recipe: Recipe, seed: int, count: int, turn: float, wander: float) -> list[Specimen]:
-    """Let the particles of one field turn and wander; the film stays."""
-    rng, box = np.random.default_rng([seed, 7]), recipe.field.box
-    thickness = min(recipe.film.thickness.draw(rng), THICKEST)
-    carbon = carbon_film(film_blocks(recipe, seed, 1), box, thickness, rng, roughness=recipe.film.roughness.draw(rng))
-    # about as full as a real preparation, and without the dust that nobody would count
-    spec = replace(recipe.particles, coverage=replace(recipe.particles.coverage, low=0.15, high=0.22),
-                   diameter=replace(recipe.particles.diameter, low=20.0, high=65.0),
-                   number=replace(recipe.particles.number, low=40, high=40), touching_fraction=0.0)
-    gold, particles = place_particles(spec, box, thickness, rng)
-    specimens = []
-    for k in range(count):
-        if k:
-            gold = [turned(p, turn, wander, rng) for p in gold]
-        placed = [q | {"x": float(p[:, 0].mean()), "y": float(p[:, 1].mean())}
-                  for p, q in zip(gold, particles, strict=True)]
-        specimens.append(assemble(gold, carbon, box, placed, thickness))
-    return specimens
+def walk(seed: list[int], n: int, axes: int, step: float) -> np.ndarray:
+    """Draw a random walk (n, axes) from 0."""
+    at = np.cumsum(np.random.default_rng(seed).normal(0, step, (n, axes)), axis=0)
+    return at - at[0]
 
 
-def turned(p: np.ndarray, turn: float, wander: float, rng: np.random.Generator) -> np.ndarray:
-    """Turn a particle about its centre by about `turn` degrees and displace it in the plane."""
-    centre = p.mean(0)
-    rotation = Rotation.from_rotvec(rng.normal(0, turn / np.sqrt(3), 3), degrees=True)
-    return rotation.apply(p - centre) + centre + [*rng.normal(0, wander, 2), 0.0]
+@contextmanager
+def folder_of(store: str | Path | None) -> Iterator[Path]:
+    """Yield the store, or a temporary one."""
+    if store is not None:
+        yield Path(store).absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="hrtem-movie-") as folder:
+        yield Path(folder) / "movie.zarr"
 
 
-def _wave(k: int, specimen: Specimen, recipe: Recipe) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Exit wave, mask and thickness of one configuration."""
-    from threadpoolctl import threadpool_limits
-
-    box = (recipe.field.box,) * 2
-    with threadpool_limits(1):
-        wave = exit_wave(specimen, recipe.field)
-    return (k, wave, particle_mask(specimen.gold, box, box[0] / round(box[0] / TRUTH_SAMPLING)),
-            gold_thickness(specimen.gold, box, THICKNESS_SAMPLING))
+def movie_spec(n_frames: int, shape: tuple[int, int], images: int, series: bool) -> ArraySpec:
+    """Lay out the frames: a batch is a shard."""
+    dims, size = ("frame", "y", "x"), (n_frames, *shape)
+    if series:
+        dims, size = ("frame", "defocus", "y", "x"), (n_frames, images, *shape)
+    usual = frame_spec("movie", dims, size, np.uint16).shards[0]
+    return frame_spec("movie", dims, size, np.uint16, frames_per_shard=min(usual, -(-n_frames // BATCHES)))
 
 
-def _expose(image: np.ndarray, first: np.ndarray, shape: tuple[int, int], camera: Camera,
-            rng: np.random.Generator) -> np.ndarray:
-    """Record the window of a periodic image that begins at the fractional pixel -first."""
-    ky = np.fft.fftfreq(image.shape[0])[:, None]
-    kx = np.fft.rfftfreq(image.shape[1])[None]
-    spectrum = fft.rfft2(image) * np.exp(-2j * np.pi * (ky * first[0] + kx * first[1])).astype(np.complex64)
-    moved = fft.irfft2(spectrum, s=image.shape)
+def labels_spec(spec: ArraySpec, shape: tuple[int, int]) -> ArraySpec:
+    """Lay out the labels in the same batches."""
+    return frame_spec("labels", ("frame", "y", "x"), (spec.shape[0], *shape), np.int32,
+                      frames_per_shard=spec.shards[0], attrs={"long_name": "number of the particle, 0 for none"})
+
+
+def wave_specs(scene: Scene, recording: Recording) -> list[ArraySpec]:
+    """Lay out the waves: a configuration is a shard."""
+    n, box = int(scene.index.max()) + 1, recording.box
+    sides = {"wave": (scene.field.stored_points, "complex64"), "labels": (round(box / TRUTH_SAMPLING), "int32"),
+             "thickness": (round(box / THICKNESS_SAMPLING), "float32")}
+    return [frame_spec(name, ("configuration", f"{name}_y", f"{name}_x"), (n, side, side), kind, frames_per_shard=1)
+            for name, (side, kind) in sides.items()]
+
+
+def coordinates(empty: xr.DataArray, shape: tuple[int, int], pixel: float) -> dict[str, xr.Variable]:
+    """Coordinates of the frames."""
+    out = {str(k): v.variable for k, v in empty.coords.items() if k not in "yx"}
+    return out | {axis: xr.Variable((axis,), np.arange(n) * pixel, {"units": "angstrom"})
+                  for axis, n in zip("yx", shape, strict=True)}
+
+
+def make(store: MovieStore, scene: Scene, recording: Recording, states: dict[str, xr.Variable], client: Any,
+         workers: int | None, progress: Callable[[int, int], None] | None) -> None:
+    """Make the waves and the frames that are missing, then write the truth."""
+    count = int(scene.index.max()) + 1
+    waves = store.missing(WAVE_RECORD, count)
+    effort = Effort("exit waves")
+    if store.missing(BATCH_RECORD, recording.batches):
+        for _ in run_tasks(wave_task, [(scene, recording, k, store) for k in waves], client, workers, effort):
+            if progress:
+                progress(count - len(waves) + effort.done, count)
+        batches = store.missing(BATCH_RECORD, recording.batches)
+        for _ in run_tasks(frames_task, [(recording, b, store) for b in batches], client, workers):
+            pass
+    store.finish(all_true(store, recording, states, count), {})
+
+
+def wave_task(scene: Scene, recording: Recording, k: int, store: MovieStore) -> int:
+    """Exit wave, labels, thickness and columns of one configuration."""
+    specimen, box = scene.specimen(k), recording.box
+    labels = instance_labels(specimen, box / round(box / TRUTH_SAMPLING)).astype(np.int32)
+    thickness = gold_thickness(specimen.gold, (box, box), box / round(box / THICKNESS_SAMPLING))
+    store.write_wave(k, Exposed(exit_wave(specimen, scene.field), labels, thickness.astype(np.float32)),
+                     column_table(specimen))
+    return k
+
+
+def frames_task(recording: Recording, batch: int, store: MovieStore) -> int:
+    """Frames and labels of one batch."""
+    first = batch * recording.batch
+    index = recording.index[first:first + recording.batch]
+    images = recording.focus.shape[1]
+    movie = np.empty((len(index), images, *recording.shape), np.uint16)
+    labels = np.empty((len(index), *recording.shape), np.int32)
+    for k in np.unique(index):
+        exposed, known = store.read_wave(int(k)), {}
+        for i in np.flatnonzero(index == k):
+            focus = tuple(recording.focus[first + i])
+            if focus not in known:
+                known = {focus: expected(exposed, focus, recording)}
+            movie[i], labels[i] = record_frame(known[focus], exposed.labels, first + i, recording)
+    edge = np.ones(recording.shape, bool)
+    edge[1:-1, 1:-1] = False
+    found = {
+        "particle_area": counted(labels, recording.particles) * recording.camera.pixel_size**2,
+        "particle_touches_border": counted(labels * edge, recording.particles) > 0,
+    }
+    store.write_batch(batch, first, movie if recording.series else movie[:, 0], labels, found)
+    return batch
+
+
+def expected(exposed: Exposed, focus: Sequence[float], recording: Recording) -> list[np.ndarray]:
+    """Expected images of the whole cell at these defoci, on the grid of the camera."""
+    lenses = [replace(recording.optics, defocus=float(d)) for d in focus]
+    return expected_images(exposed.wave, recording.box / len(exposed.wave), lenses, energy=recording.energy,
+                           gold_thickness=exposed.thickness, shapes=[(recording.cell,) * 2] * len(lenses))
+
+
+def record_frame(images: Sequence[np.ndarray], labels: np.ndarray, frame: int,
+                 recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """Record the window of periodic images that one frame shows, and cut its labels."""
+    rng, pixel = np.random.default_rng([recording.seed, 6, frame]), recording.camera.pixel_size
+    shift, room = recording.shifts[frame], recording.room
     m = MTF_MARGIN
-    window = [np.arange(-m, size + m) % n for size, n in zip(shape, image.shape, strict=True)]
-    counts = record(moved[np.ix_(*window)], camera, rng)
-    return np.clip(np.round(counts * GAIN), 0, 65535).astype(np.uint16)
+    window = np.ix_(*(np.arange(-m, n + m) % recording.cell for n in recording.shape))
+    counts = [record(fourier_shift(image, tuple((shift - room) / pixel))[window], recording.camera, rng)
+              for image in images]
+    at = [np.round((np.arange(n) * pixel + room - s) / recording.box * len(labels)).astype(int) % len(labels)
+          for n, s in zip(recording.shape, shift, strict=True)]
+    return np.clip(counts, 0, 65535).astype(np.uint16), labels[np.ix_(*at)]
 
 
-def _wrap(frames: np.ndarray, truths: np.ndarray, specimens: list[Specimen], shifts: np.ndarray, room: float,
-          frames_per_wave: int, pixel: float, dose: float, frame_time: float, attrs: dict) -> xr.Dataset:
-    n = len(frames)
-    data = make_movie(frames, pixel_size=pixel, time=np.arange(n) * frame_time,
-                      attrs=attrs | {"dose": dose, "source": "simulated"})
-    ids = np.arange(n) // frames_per_wave
-    at = {axis: np.array([[q[axis] for q in specimens[k].particles] for k in ids]).reshape(n, -1) for axis in "yx"}
-    out = xr.Dataset({"movie": data, "truth": data.copy(data=truths).rename("truth")})
-    out["truth"].attrs = {"long_name": "mask of the particles"}
-    for axis, shift in zip("yx", shifts.T, strict=True):
-        out[f"particle_{axis}"] = (("frame", "particle"), at[axis] - room + shift[:, None], {"units": "angstrom"})
-        out[f"drift_{axis}"] = ("frame", shift, {"units": "angstrom"})
-    out["particle_diameter"] = ("particle", [q["diameter"] for q in specimens[0].particles], {"units": "angstrom"})
-    return out.assign_coords(particle=np.arange(len(specimens[0].particles)))
+def counted(labels: np.ndarray, particles: int) -> np.ndarray:
+    """Pixels of each particle in each frame (frame, particle)."""
+    return np.array([np.bincount(frame.ravel(), minlength=particles + 1)[1:particles + 1] for frame in labels])
+
+
+def all_true(store: MovieStore, recording: Recording, states: dict[str, xr.Variable],
+             count: int) -> dict[str, xr.Variable]:
+    """All variables of the truth beside the labels: by frame, in the coordinates of the frames."""
+    out = {
+        "configuration": xr.Variable(("frame",), recording.index),
+        "frame_defocus": xr.Variable(("frame",), recording.focus[:, 0], {
+            "units": "angstrom", "long_name": "defocus, of the first image of a focal series"}),
+    }
+    for j, axis in enumerate("yx"):
+        out[f"drift_{axis}"] = xr.Variable(("frame",), recording.shifts[:, j], {"units": "angstrom"})
+    for name, variable in states.items():
+        values, dims, attrs = variable.values, variable.dims, dict(variable.attrs)
+        place = attrs.pop("place", None)
+        if dims[:1] == ("configuration",):
+            values, dims = values[recording.index], ("frame", *dims[1:])
+        if place:
+            if dims[:1] != ("frame",):
+                values, dims = np.broadcast_to(values, (len(recording.index), *values.shape)), ("frame", *dims)
+            moved = recording.shifts[:, "yx".index(place)] - recording.room
+            values = values + moved.reshape(-1, *[1] * (values.ndim - 1))
+        out[name] = xr.Variable(dims, values, attrs)
+    units = {"particle_area": {"units": "angstrom^2", "long_name": "of the part of the mask in the frame"}}
+    for name, values in store.gathered(recording.batches).items():
+        out[name] = xr.Variable(("frame", "particle"), values, units.get(name, {}))
+    return out | store.columns(count, (recording.room, recording.room))

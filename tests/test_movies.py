@@ -1,0 +1,249 @@
+"""Simulated movies: scenes, frames where the truth says, stores that continue and do not depend on workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.spatial import cKDTree
+
+from hrtem_dask import open_movie, simulate
+from hrtem_dask.core.errors import InputError, MissingInputError
+from hrtem_dask.simulate.crystals import Cluster
+from hrtem_dask.simulate.recipe import Field, load_recipe
+from hrtem_dask.simulate.scenes import Rock, Wander
+from hrtem_dask.simulate.structures import Specimen, assemble
+
+TINY = {
+    "name": "tiny",
+    "field": {"box": 40, "wave_sampling": 0.35, "slice_thickness": 4},
+    "particles": {"number": [4, 4], "coverage": [0.1, 0.1], "diameter": [14, 18], "touching_fraction": 0},
+    "film": {"thickness": [8, 10], "absent_fraction": 0},
+}
+SMALL = {"n_frames": 3, "seed": 2, "shape": (32, 48), "pixel_size": 0.5, "frames_per_wave": 2, "dose": 500.0}
+OPTIONS = {"n_frames": 3, "seed": 2, "shape": (96, 128), "pixel_size": 0.5, "frames_per_wave": 2, "dose": 3000.0}
+
+
+def test_movie_shows_its_particles_where_it_says():
+    ds = simulate.movie(TINY, **OPTIONS)
+    assert ds.movie.dims == ds.truth.dims == ("frame", "y", "x")
+    assert ds.movie.shape == ds.truth.shape == (3, 96, 128)
+    assert ds.movie.dtype == np.uint16
+    assert ds.movie.attrs["pixel_size"] == 0.5
+    assert ds.movie.attrs["dose"] == 3000.0
+    seen = 0
+    for i in range(3):
+        image, truth = ds.movie.values[i].astype(float), ds.truth.values[i]
+        assert 0.02 < truth.mean() < 0.6
+        assert image[truth].mean() < 0.97 * image[~truth].mean()
+        for y, x, number in zip(ds.particle_y.values[i], ds.particle_x.values[i], ds.particle.values, strict=True):
+            if 0 <= y < 47.5 and 0 <= x < 63.5:
+                assert ds.labels.values[i, round(y / 0.5), round(x / 0.5)] == number
+                seen += 1
+    assert seen >= 3
+    np.testing.assert_array_equal(ds.truth, ds.labels > 0)
+    areas = np.array([[(frame == p).sum() * 0.25 for p in ds.particle.values] for frame in ds.labels.values])
+    np.testing.assert_allclose(ds.particle_area, areas)
+    assert not np.array_equal(ds.particle_y[0] - ds.drift_y[0], ds.particle_y[2] - ds.drift_y[2])
+    np.testing.assert_array_equal(ds.movie, simulate.movie(TINY, **OPTIONS).movie)
+
+
+def test_movie_refuses_impossible_numbers():
+    with pytest.raises(InputError, match="positive"):
+        simulate.movie(n_frames=0)
+
+
+# stores
+
+
+def test_store_is_the_same_for_any_number_of_workers_and_opens_as_a_movie(tmp_path):
+    options = SMALL | {"motion": Rock(frames_per_wave=2), "focus_drift": 30.0}
+    here = simulate.movie(TINY, **options)
+    stores = []
+    for workers in (1, None):  # one after the other, and threads
+        stores.append(tmp_path / f"{workers}.zarr")
+        ds = simulate.movie(TINY, **options, store=stores[-1], workers=workers)
+        assert ds.movie.chunks is not None
+        xr.testing.assert_identical(ds.load().drop_attrs(), here.drop_attrs())
+    movie, truth = open_movie(stores[0]), simulate.open_truth(stores[0])
+    assert movie.dims == ("frame", "y", "x")
+    assert movie.attrs["pixel_size"] == 0.5
+    assert movie.time.values.tolist() == [0, 0.25, 0.5]
+    np.testing.assert_array_equal(movie, here.movie)
+    np.testing.assert_array_equal(truth.labels, here.labels)
+    assert truth.labels.chunks is not None
+    assert np.ptp(truth.frame_defocus.values) > 5
+    assert not (stores[0] / "waves").exists()
+    before = {f: f.stat().st_mtime_ns for f in stores[0].rglob("*") if f.is_file()}
+    simulate.movie(TINY, **options, store=stores[0], progress=lambda *_: pytest.fail("computed again"))
+    assert {f: f.stat().st_mtime_ns for f in stores[0].rglob("*") if f.is_file()} == before
+    with pytest.raises(InputError, match="another simulated movie"):
+        simulate.movie(TINY, **(options | {"seed": 3}), store=stores[0])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else"):
+        simulate.movie(TINY, **options, store=tmp_path / "other")
+
+
+def test_interrupted_movie_goes_on_where_it_stopped(tmp_path):
+    def stop(done: int, total: int) -> None:
+        if (done, total) == (1, 2):
+            raise KeyboardInterrupt
+
+    store = tmp_path / "m.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        simulate.movie(TINY, **SMALL, store=store, workers=1, progress=stop)
+    with pytest.raises(MissingInputError, match="unfinished"):
+        simulate.open_truth(store)
+    first = next((store / "waves" / "wave" / "c").glob("0/**/0"))
+    stamp, shown = first.stat().st_mtime_ns, []
+    assert stamp
+    simulate.movie(TINY, **SMALL, store=store, workers=1, progress=lambda *a: shown.append(a))
+    assert shown == [(2, 2)]
+    np.testing.assert_array_equal(open_movie(store), simulate.movie(TINY, **SMALL).movie)
+    with pytest.raises(MissingInputError, match="no simulated movie"):
+        simulate.open_truth(tmp_path)
+
+
+# motion
+
+
+def one_particle(**keys: object) -> dict:
+    particles = {"number": [1, 1], "coverage": [0.2, 0.2], "diameter": [26, 26], "twin_fraction": 0,
+                 "thermal_displacement": [0.03, 0.03], **keys}
+    return load_recipe({"name": "one", "field": {"box": 60}, "particles": particles, "film": {"thickness": [6, 6]}})
+
+
+def test_tilt_is_that_of_the_rows_of_atoms():
+    """The angle between the beam and the nearest row of touching atoms, which is a <110> of gold."""
+    scene = Rock(tilt=5.0, frames_per_wave=1).scene(one_particle(), 4, 12, 1.0)
+    states = scene.states()
+    assert set(states["particle_zone_axis"].values[:, 0]) == {"110"}
+    for k in range(12):
+        gold = scene.specimen(k).gold
+        i, j = cKDTree(gold).query_pairs(3.2, output_type="ndarray").T
+        bonds = gold[i] - gold[j]
+        bonds *= np.sign(bonds[:, 2:])
+        along = bonds[bonds[:, 2] > 0.9 * np.linalg.norm(bonds, axis=1)].mean(0)
+        angle = np.degrees(np.arctan2(np.hypot(*along[:2]), along[2]))
+        assert angle == pytest.approx(states["particle_tilt"].values[k, 0], abs=0.2)
+    assert np.ptp(states["particle_tilt"].values) > 2
+
+
+def test_rocking_goes_in_and_out_of_the_zone_axis_as_often_as_it_should():
+    """The tilt's distribution is that of two normal tilts: exp(-(t / rms)^2) beyond t."""
+    scene = Rock(tilt=3.0, time=2.0, frames_per_wave=1, wander=0.2).scene(one_particle(), 5, 8_000, 1.0)
+    states = scene.states()
+    tilt = states["particle_tilt"].values[:, 0]
+    assert np.sqrt((tilt**2).mean()) == pytest.approx(3.0, rel=0.06)
+    on_axis = states["particle_on_axis"].values[:, 0]
+    assert on_axis.mean() == pytest.approx(1 - np.exp(-4 / 9), abs=0.03)
+    lean = scene.turns[:, 0, 0]
+    for lag in (1, 2, 4):
+        assert np.corrcoef(lean[:-lag], lean[lag:])[0, 1] == pytest.approx(np.exp(-lag / 2), abs=0.05)
+    steps = np.diff(states["particle_y"].values[:, 0])
+    assert steps.std() == pytest.approx(0.2, rel=0.05)
+
+
+def test_long_movie_runs_through_its_configurations_and_back():
+    scene = Rock(n_waves=5, frames_per_wave=2).scene(one_particle(), 6, 40, 0.1)
+    assert scene.turns.shape == (5, 1, 3)
+    assert scene.index.max() == 4
+    assert set(np.abs(np.diff(scene.index))) == {0, 1}
+
+
+def test_what_does_not_move_needs_one_wave():
+    recipe = one_particle()
+    assert Wander(turn=0, wander=0).scene(recipe, 1, 100, 0.1).index.tolist() == [0] * 100
+    empty = load_recipe({"name": "film", "field": {"box": 40}, "particles": {"number": [0, 0], "empty_fraction": 1}})
+    for motion in (Wander(), Rock()):
+        scene = motion.scene(empty, 1, 10, 0.1)
+        assert scene.index.max() == 0
+        assert scene.states()["particle_y"].shape == (1, 0)
+        assert len(scene.specimen(0).gold) == 0
+
+
+def test_wandering_particles_keep_their_shape():
+    scene = Wander(turn=10.0, wander=1.0, frames_per_wave=1).scene(one_particle(), 7, 5, 0.1)
+    cell = (60.0, 60.0, 500.0)
+    distances = [np.sort(cKDTree(s.gold, boxsize=cell).query(s.gold, k=2)[0][:, 1])
+                 for s in map(scene.specimen, range(5))]
+    said = np.stack([scene.states()[f"particle_{a}"].values[:, 0] for a in "xy"], 1)
+    for k in range(5):
+        away = scene.specimen(k).gold[:, :2] - said[k]
+        np.testing.assert_allclose((away - np.round(away / 60) * 60).mean(0), 0, atol=1e-6)
+    for d in distances[1:]:
+        np.testing.assert_allclose(d, distances[0], atol=1e-6)
+
+
+# scenes of others: what a movie of hopping atoms needs
+
+
+@dataclass(frozen=True)
+class Hopper:
+    """One column of gold that sits on either of two sites."""
+
+    height: int = 5
+
+    def scene(self, recipe, seed, n_frames, frame_time):
+        return HoppingScene(recipe.field, np.arange(n_frames) % 2, self.height)
+
+
+@dataclass(frozen=True, eq=False)
+class HoppingScene:
+    field: Field
+    index: np.ndarray
+    height: int
+
+    def sites(self) -> np.ndarray:
+        return np.array([[0.5, 0.45], [0.5, 0.6]]) * self.field.box
+
+    def specimen(self, k: int) -> Specimen:
+        y, x = self.sites()[k]
+        p = np.stack([np.full(self.height, x), np.full(self.height, y), 2.9 * np.arange(self.height)], 1)
+        return assemble([Cluster(np.full(self.height, 79), p, np.ones(self.height, np.int32))], [], self.field.box)
+
+    def states(self):
+        y, x = self.sites().T
+        return {"occupied": xr.Variable(("configuration", "site"), np.eye(2, dtype=bool)),
+                "site_y": xr.Variable(("site",), y, {"place": "y"}),
+                "site_x": xr.Variable(("site",), x, {"place": "x"}),
+                "particle": xr.Variable(("particle",), np.array([1]))}
+
+
+def test_any_scene_becomes_a_movie():
+    recipe = replace(one_particle(), field=Field(box=60, wave_sampling=0.2, stored_sampling=0.3))
+    ds = simulate.movie(recipe, n_frames=4, seed=1, shape=(60, 80), pixel_size=0.3, dose=1e4, drift=1.0,
+                        motion=Hopper(), defocus=[40.0, 90.0, 140.0])
+    assert ds.movie.dims == ("frame", "defocus", "y", "x")
+    assert ds.movie.defocus.values.tolist() == [40.0, 90.0, 140.0]
+    assert ds.movie.mean() == pytest.approx(1e4 / 3 * 0.09 * ds.movie.attrs["counts_per_electron"], rel=0.02)
+    assert ds.occupied.dims == ("frame", "site")
+    assert ds.occupied.values[:, 0].tolist() == [True, False, True, False]
+    columns = simulate.true_columns(ds)
+    assert columns.frame.tolist() == [0, 1, 2, 3]
+    for i in range(4):
+        site = int(np.flatnonzero(ds.occupied.values[i])[0])
+        y, x = float(ds.site_y[i, site]), float(ds.site_x[i, site])
+        assert (columns.y[i], columns.x[i]) == pytest.approx((y, x), abs=1e-6)
+        image = ds.movie.values[i].astype(float).sum(0)
+        lowest = np.unravel_index(image.argmin(), image.shape)
+        assert np.hypot(lowest[0] * 0.3 - y, lowest[1] * 0.3 - x) < 0.5
+        assert ds.labels.values[i, round(y / 0.3), round(x / 0.3)] == 1
+
+
+def test_labels_and_frames_drift_together():
+    """The label's centre follows the drift to a part of a pixel, and so does the image."""
+    recipe = replace(one_particle(), field=Field(box=60, wave_sampling=0.3))
+    ds = simulate.movie(recipe, n_frames=6, seed=3, shape=(100, 120), pixel_size=0.4, dose=2e4, drift=2.0, turn=0.0,
+                        wander=0.0)
+    assert int(ds.configuration.max()) == 0
+    window = np.hanning(100)[:, None] * np.hanning(120)
+    first = np.fft.fft2((ds.movie.values[0] - ds.movie.values[0].mean()) * window)
+    for i in range(1, 6):
+        cross = np.fft.ifft2(np.fft.fft2((ds.movie.values[i] - ds.movie.values[i].mean()) * window) * first.conj()).real
+        peak = np.unravel_index(cross.argmax(), cross.shape)
+        moved = [(p + n / 2) % n - n / 2 for p, n in zip(peak, cross.shape, strict=True)]
+        assert np.hypot(moved[0] * 0.4 - ds.drift_y[i], moved[1] * 0.4 - ds.drift_x[i]) < 0.6
