@@ -176,7 +176,7 @@ def test_nothing_else_in_the_package_writes_zarr() -> None:
                  if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
         assert not calls & {"to_zarr", "to_parquet"}, file
         assert "da.store(" not in file.read_text(encoding="utf-8"), file
-        if file.name != "store.py":
+        if file.name not in ("store.py", "texts.py"):  # the latter: texts, one a file, that need no shards
             assert not calls & {"create_array", "create_dataset"}, file
 
 

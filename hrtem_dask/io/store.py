@@ -4,8 +4,7 @@ Ownership rule: a shard belongs to exactly one write. `write_shards` is the only
 disk; it refuses a block that is not aligned to whole shards, because two writers of one shard lose each other's
 chunks without a warning (zarr-python #3682, dask #12583). The shard's file is removed before it is written,
 because zarr 3.1 cannot overwrite a torn one, and it is read back. That a unit is done is said by its record in
-the campaign's ledger, never by a file. Every chunk inside a shard carries a crc32c, so a flipped bit raises on
-reading.
+the campaign's ledger, never by a file. Every chunk carries a crc32c: a flipped bit raises.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ __all__ = ["ArraySpec", "create_store", "frame_spec", "open_store", "read_json",
 
 #: edge of an inner chunk [pixel]; a viewer reads no more than it shows
 CHUNK = 512
-#: how (name, level, shuffle) floats and integers are compressed: zstd takes nine times as long for 2 % of a probability
+#: codec, level and shuffle; zstd takes nine times as long for a probability and makes it 2 % smaller
 FLOATS, INTEGERS = ("lz4", 5, "shuffle"), ("zstd", 3, "bitshuffle")
 #: wanted uncompressed size of one shard [byte]
 SHARD_BYTES = 8 << 20
