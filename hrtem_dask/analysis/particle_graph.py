@@ -67,7 +67,7 @@ def frame_table(movie: da.Array, probability: da.Array, labels: da.Array | None,
     token = tokenize(movie, probability, labels, task, frame, time)
     name = {stage: f"particles-{stage}-{token}" for stage in
             ("options", "survey", "runs", "counted", "found", "part", "spots", "table")}
-    image = read_after(movie, name["found"])
+    image = read_after(movie, [name["found"]])
     rows, columns = movie.numblocks[1:]
     graph: Graph = {name["options"]: task}
     for a in (probability, labels, image):

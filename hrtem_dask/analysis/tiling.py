@@ -28,11 +28,14 @@ from ..kernels.normalise import combine
 from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
 from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
+from .graphs import read_after
 
 __all__ = ["Network", "assemble", "count_unknown"]
 
 #: size of one chunk of the result [byte]; longer chunks along `frame` are split
 CHUNK = 256 * 2**20
+#: of frames of more pixels no chunk is read for the tiles before the statistics are there: it would be kept
+LARGE = 2**24
 Range = tuple[int, int]
 
 
@@ -146,6 +149,10 @@ def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     tiles = layout.tiles
     statistics = _statistics(source, layout, groups) if len(tiles) * len(tiles[0]) > 1 else None
     name = f"segment-{tokenize(source.name, layout, network.options, [g.count for g in groups])}"
+    if statistics is not None and _several(source) and source.shape[-2] * source.shape[-1] > LARGE:
+        group_of = {g.chunk: i for i, g in reversed(list(enumerate(groups)))}
+        source = read_after(source, [(statistics.name, group_of[i], 0, 0) for i in range(source.numblocks[0])],
+                            [statistics])
     payload = TaskRef(network.payload.key)
     jobs = [((r, c), SegmentJob(tile, Cut.of(source.chunks[1:], tile.y.read, tile.x.read), **network.options))
             for r, row in enumerate(tiles) for c, tile in enumerate(row)]
@@ -205,7 +212,7 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
     """
     token = tokenize(source.name, layout, [g.count for g in groups])
     name, part_name = f"frame-statistics-{token}", f"frame-statistics-region-{token}"
-    several = any(n > 1 for n in source.numblocks[1:])
+    several = _several(source)
     graph = {}
     if several:
         source = _again(source)
@@ -224,6 +231,11 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
     channels = 1 if source.ndim == 3 else source.shape[1]
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name,
                     (tuple(g.count for g in groups), (channels,), (3,)), meta=np.empty((0, 0, 0)))
+
+
+def _several(source: da.Array) -> bool:
+    """Whether a frame comes in several chunks."""
+    return any(n > 1 for n in source.numblocks[1:])
 
 
 def _again(source: da.Array) -> da.Array:
