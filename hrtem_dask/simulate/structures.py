@@ -22,8 +22,7 @@ from .sheets import SULPHUR_DISTANCE, disulphide_sheet
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["Parts", "Specimen", "assemble", "build_specimen", "draw_parts", "film_blocks", "place_clusters",
-           "place_particles"]
+__all__ = ["Parts", "Specimen", "assemble", "build_specimen", "draw_parts", "film_blocks", "place_clusters"]
 
 GAPS = {6: 2.4}  # angstrom: closest carbon to a particle; other supports keep the next
 GAP = 2.1  # angstrom: gold to the oxygen of an oxide
@@ -312,13 +311,6 @@ def height_of(z: np.ndarray, thickness: float, at_edge: bool, support: Support, 
     if under:
         return -2.0 - z.max() + sunk, "under" if thickness else "free"
     return thickness + 2.0 - z.min() - sunk, "on" if thickness else "free"
-
-
-def place_particles(spec: Particles, box: float, thickness: float,
-                    rng: np.random.Generator) -> tuple[list[np.ndarray], list[dict]]:
-    """Return the positions and infos of `place_clusters` apart."""
-    placed = place_clusters(spec, box, thickness, rng)
-    return [c.positions for c in placed], [c.info for c in placed]
 
 
 def is_free(centre: np.ndarray, diameter: float, gap: float, particles: list[dict], box: float | np.ndarray) -> bool:
