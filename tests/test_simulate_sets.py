@@ -96,6 +96,7 @@ def test_truth_is_there_as_variables(made):
     assert ds.truth.dims == ds.instances.dims == ("structure", "truth_y", "truth_x")
     assert float(ds.y[1]) == pytest.approx(0.5)
     assert ds.finished.values.all()
+    assert {"film_thickness", "support", "particle_diameter", "column_y"} <= set(ds.data_vars)
     assert ds.film_thickness.attrs["units"] == "angstrom"
     assert ((ds.film_thickness >= 8) & (ds.film_thickness <= 12)).all()
     particles = [p for i in range(3) for p in made[i].info["particles"]]
@@ -105,6 +106,9 @@ def test_truth_is_there_as_variables(made):
     assert one.tolist() == made[1].columns["x"].tolist()
     assert ds["columns"].values.tolist() == [len(made[i].columns) for i in range(3)]
     assert set(np.unique(ds.column_class)) == {"column"}
+    assert ds.particle_orientation.dims == ("particle", "particle_orientation_component")
+    plain = xr.open_zarr(made.path, consolidated=False)
+    assert plain.particle_tilt.attrs["units"] == "degree"
 
 
 def test_a_set_is_continued_and_half_written_structures_are_made_again(copy):

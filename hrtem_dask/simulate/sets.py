@@ -116,7 +116,8 @@ class Dataset:
             ``column_*`` (column) with the structure that each belongs to. What is gathered from the
             single structures is there once `dataset` has come to its end.
         """
-        return open_store(self.path).drop_vars(RECORD)
+        data = open_store(self.path).drop_vars(RECORD)
+        return data.reset_coords([name for name in data.coords if name not in data.dims])
 
 
 def open_dataset(store: str | Path) -> Dataset:
