@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ STILL = 1.0
 FEW = 60
 #: power near Nyquist over that at low frequencies from which noise is white
 WHITE = 0.93
+#: error of the MTF from which it says so
+UNSURE = 0.1
 UPPER_ESTIMATE = ("from noise: where the detector is a scintillator this is an upper estimate of its MTF, since "
                   "electrons that scatter differently blur the image more than the noise (Niermann 2012)")
 
@@ -141,10 +143,13 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
                      "spectrum alone, and trades against the floor of the MTF")
     said = provenance(movie.attrs, "fit_mtf", box=box, frames=exposures[0].noise.frames, dark=dark is not None,
                       second=second is not None, offset=offset, fitted=(low, high), misfit=round(fit.misfit, 3))
-    return MTF(**dict(zip(PARAMETERS, map(float, fit.curve), strict=True)),
-               covariance=fit.covariance, counts_per_electron=counts, counts_per_electron_error=error,
-               read_noise=float(np.sqrt(fit.read)), spectrum=_data(fit, exposures[0], darkness, (low, high)),
-               notes=tuple(notes), history=said["provenance"])
+    mtf = MTF(**dict(zip(PARAMETERS, map(float, fit.curve), strict=True)),
+              covariance=fit.covariance, counts_per_electron=counts, counts_per_electron_error=error,
+              read_noise=float(np.sqrt(fit.read)), spectrum=_data(fit, exposures[0], darkness, (low, high)),
+              history=said["provenance"])
+    if (unsure := float(mtf.error([0.5, 1.0]).max())) > UNSURE:
+        _say(notes, f"the MTF is known to ± {unsure:.2g} only; give more frames, dark frames or a second exposure")
+    return replace(mtf, notes=tuple(notes))
 
 
 def _say(notes: list[str], text: str, *, level: int = 3) -> None:
