@@ -144,6 +144,25 @@ def test_waves_know_nothing_of_vacant_sites():
     assert np.unravel_index(phase.argmax(), phase.shape) == (15, 25)
 
 
+def test_columns_lie_where_the_exit_wave_peaks():
+    """Independent of all labels: multislice of a tilted particle in a field that is not square."""
+    from hrtem_dask.simulate.microscope import exit_wave
+
+    field = load_recipe({"name": "f", "field": {"wave_sampling": 0.1, "stored_sampling": 0.1, "box": 24},
+                         "particles": {"number": [0, 0]}}).field
+    p = metal_particle(12.0, np.random.default_rng(4), zone_axis="110", tilt=(1.0, 1.0), shape="wulff")
+    s = assemble([p.moved(p.positions + [9.0, 19.0, 0.0])], [], (20.0, 26.0))
+    table = column_table(s)
+    wave = exit_wave(s, field, points=(260, 200), stored=(260, 200))
+    image = ndimage.gaussian_filter(np.abs(wave - wave[0, 0]), 3, mode="wrap")
+    peaks = np.argwhere((image == ndimage.maximum_filter(image, 15, mode="wrap")) & (image > 0.2 * image.max())) * 0.1
+    d = np.abs(peaks[:, None] - table[["y", "x"]].to_numpy()[None])
+    d = np.hypot(*np.moveaxis(np.minimum(d, [26, 20] - d), -1, 0))
+    assert len(peaks) == len(table) > 10
+    assert d.min(0).max() < 0.3
+    assert np.median(d.min(0)) < 0.12
+
+
 @pytest.mark.parametrize("pixel", [0.1, 0.23, (0.2, 0.31)])
 def test_gaussian_labels_have_their_centre_and_width(pixel):
     table = pd.DataFrame({"y": [4.03, 9.3], "x": [7.71, 15.0], "class": ["column", "column"]})
