@@ -11,6 +11,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import xarray as xr
 from dask.utils import key_split
@@ -158,14 +159,19 @@ def test_statistics_do_not_depend_on_tiles_and_are_those_of_the_frame(monkeypatc
 
 
 def blended(model, counts, pixel, kind, size):
-    """One frame (channel, y, x) step by step: the whole image, window by window, in float64."""
+    """One frame (channel, y, x) step by step: the whole image, window by window, in float64.
+
+    Sides of a window inside the frame are mirrored, its others are padded as the network says.
+    """
     image = np.stack([resample(plane.astype(float), pixel, 0.5).astype(np.float64) for plane in counts])
     image = np.stack([(plane - plane.mean()) / plane.std() for plane in image]).astype(np.float32)
     total = weight = 0
     starts = [sorted({*range(0, max(1, n - size), size // 2), max(0, n - size)}) for n in image.shape[1:]]
     for y in starts[0]:
         for x in starts[1]:
-            p = softmax(reference.evaluate(model.weights, image[:, y:y + size, x:x + size].astype(np.float64)))
+            part = image[:, y:y + size, x:x + size].astype(np.float64)
+            edges = y == 0, y + size >= image.shape[1], x == 0, x + size >= image.shape[2]
+            p = scipy.special.softmax(reference.evaluate(model.weights, part, edges), axis=0)
             edge = [{"hann": 0.5 - 0.5 * np.cos(2 * np.pi * t), "hamming": 0.54 - 0.46 * np.cos(2 * np.pi * t),
                      "gaussian": np.exp(-32 * (t - 0.5) ** 2)}[kind] for t in
                     ((np.arange(n) + 0.5) / n for n in p.shape[1:])]
@@ -594,3 +600,12 @@ def test_moments_combine_as_one():
     values[1] = np.nan
     whole, parts = moments(values), combine(np.stack([moments(v)[None] for v in values]))[0]
     np.testing.assert_allclose(parts, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+def test_softmax_is_that_of_scipy(classes):
+    logits = np.random.default_rng(classes).normal(scale=40, size=(classes, 30, 20)).astype(np.float32)
+    found = softmax(logits)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, scipy.special.softmax(logits.astype(np.float64), axis=0), atol=2e-7)
+    np.testing.assert_allclose(found.sum(0), 1, atol=2e-7)
