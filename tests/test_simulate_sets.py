@@ -16,8 +16,10 @@ from hrtem_dask.cluster import connect
 from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
 from hrtem_dask.simulate import sets
 from hrtem_dask.simulate.keys import Span
+from hrtem_dask.simulate.labels import particle_mask
 from hrtem_dask.simulate.recipe import load_recipe
 from hrtem_dask.simulate.set_store import read_record
+from hrtem_dask.simulate.structures import build_specimen
 
 TINY = {
     "name": "tiny",
@@ -80,7 +82,10 @@ def test_what_is_stored_is_the_field(made):
     for i in range(3):
         stored, fresh = made[i], sets.simulate_structure(recipe, 4, i)
         assert np.abs(stored.wave - fresh.wave).max() < 1.5e-3  # stored in half precision
-        np.testing.assert_array_equal(stored.truth, fresh.truth)
+        specimen = build_specimen(recipe, np.random.default_rng([4, i]), sets.blocks_of(recipe, 4))
+        np.testing.assert_array_equal(stored.truth, particle_mask(specimen.gold, (40.0, 40.0), 0.25))
+        np.testing.assert_array_equal(stored.instances > 0, stored.truth)
+        assert stored.instances.max() == len(stored.info["particles"])
         assert stored.info == json.loads(json.dumps(fresh.info))
         assert stored.truth.mean() > 0.03
         assert np.abs(stored.wave**2).mean() == pytest.approx(1, abs=0.05)
@@ -177,3 +182,12 @@ def test_opening_what_is_no_set(tmp_path):
     with pytest.raises(InputError, match="no simulated set"):
         simulate.dataset(TINY, tmp_path / "other", 1, seed=1)
     assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_field_may_hold_nothing_at_all(tmp_path):
+    vacuum = TINY | {"particles": {"empty_fraction": 1, "diameter": [10, 14]}, "support": {"kind": "none"}}
+    data = simulate.dataset(vacuum, tmp_path / "vacuum.zarr", 1, seed=1, workers=1)
+    np.testing.assert_allclose(data[0].wave, 1, atol=1e-3)
+    assert not data[0].truth.any()
+    assert len(data[0].columns) == 0
+    assert data.to_xarray()["particles"].values.tolist() == [0]

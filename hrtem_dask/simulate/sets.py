@@ -20,7 +20,7 @@ import xarray as xr
 from ..core.errors import InputError, MissingInputError
 from ..io.store import open_store
 from .columns import column_table
-from .labels import OUTLINES, gold_thickness, half_thickness_mask, particle_mask
+from .labels import OUTLINES, gold_thickness, half_thickness_mask, instance_labels
 from .multislice import exit_wave
 from .recipe import Recipe, load_recipe
 from .set_store import (
@@ -53,9 +53,9 @@ def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
     info = {"index": index, "box": box[0], "particles": specimen.particles, "film_thickness": specimen.film_thickness,
             "support": specimen.support, "sheet": specimen.sheet, "atoms": int((specimen.numbers > 0).sum())}
     wave = exit_wave(specimen, recipe.field)
-    truth = particle_mask(specimen.gold, box, truth_sampling)
+    instances = instance_labels(specimen, truth_sampling)
     columns = column_table(specimen).round(DECIMALS)
-    return Sample(wave, truth, gold_thickness(specimen.gold, box, thickness_sampling), info, columns=columns)
+    return Sample(wave, instances > 0, gold_thickness(specimen.gold, box, thickness_sampling), info, instances, columns)
 
 
 @lru_cache(maxsize=2)
