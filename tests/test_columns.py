@@ -131,7 +131,7 @@ def test_sites_of_a_sheet_are_what_was_left_of_them():
 
 
 def test_waves_know_nothing_of_vacant_sites():
-    from hrtem_dask.simulate.microscope import exit_wave
+    from hrtem_dask.simulate.multislice import exit_wave
 
     field = load_recipe({"name": "f", "field": {"wave_sampling": 0.2, "stored_sampling": 0.4, "box": 20},
                          "particles": {"number": [0, 0]}}).field
@@ -146,7 +146,7 @@ def test_waves_know_nothing_of_vacant_sites():
 
 def test_columns_lie_where_the_exit_wave_peaks():
     """Independent of all labels: multislice of a tilted particle in a field that is not square."""
-    from hrtem_dask.simulate.microscope import exit_wave
+    from hrtem_dask.simulate.multislice import exit_wave
 
     field = load_recipe({"name": "f", "field": {"wave_sampling": 0.1, "stored_sampling": 0.1, "box": 24},
                          "particles": {"number": [0, 0]}}).field

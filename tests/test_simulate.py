@@ -14,21 +14,15 @@ from scipy.spatial import cKDTree
 
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.detector import MTF
+from hrtem_dask.kernels.fourier_grid import fourier_resample
 from hrtem_dask.kernels.resample import resample
+from hrtem_dask.simulate.camera import MTF_MARGIN, Camera, record
 from hrtem_dask.simulate.crystals import metal_particle
 from hrtem_dask.simulate.draws import draw_example, draw_frame, truth_at
 from hrtem_dask.simulate.films import amorphous_block
 from hrtem_dask.simulate.labels import gold_thickness, particle_mask
-from hrtem_dask.simulate.microscope import (
-    MTF_MARGIN,
-    Camera,
-    Optics,
-    exit_wave,
-    expected_image,
-    fourier_resample,
-    record,
-    wavelength,
-)
+from hrtem_dask.simulate.microscope import Optics, expected_image, wavelength
+from hrtem_dask.simulate.multislice import exit_wave
 from hrtem_dask.simulate.recipe import Span, load_recipe, shipped_recipes
 from hrtem_dask.simulate.sets import Sample
 from hrtem_dask.simulate.structures import (

@@ -15,8 +15,6 @@ from scipy import constants, fft
 
 from ..core.errors import InputError
 from ..kernels.fourier_grid import fourier_resample, resize_spectrum
-from .camera import MTF_MARGIN, Camera, draw_camera, record  # noqa: F401 - moved; see camera.py
-from .multislice import exit_wave, to_image_axes  # noqa: F401 - moved; see multislice.py
 from .recipe import Imaging
 
 __all__ = ["Optics", "draw_optics", "expected_image", "expected_images", "wavelength"]
