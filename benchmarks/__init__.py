@@ -27,5 +27,7 @@ How to read the tables
   evaluate images of the network's size in a loop and do nothing else, on the same cores.
 * ``graph``: the time to build the graph of `segment`; nothing is computed.
 * ``start``: fresh processes, from the end of the imports to the first result.
+* ``simulation``: exit waves and images a minute and core, of every recipe; rates are of processor time
+  where they are not of the clock.
 * ``gigapixel``: peak memory of workers for frames up to 32,768 x 32,768; see its module.
 """

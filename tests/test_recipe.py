@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hrtem_dask.cli_train import progress
 from hrtem_dask.cli_train import simulate as simulate_command
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.detector import MTF
@@ -124,6 +125,23 @@ def test_command_describes_and_asks_for_what_is_missing():
     missing = run.invoke(simulate_command, ["au-particles", "--n", "3"])
     assert missing.exit_code == 2
     assert "missing --out, --seed" in missing.output
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
+    show = progress("structures", "are there already")
+    for done in (3, 4, 10):
+        show(done, 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 of 10 structures are there already"
+    assert lines[-1].startswith("10 of 10 structures, ")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    show = progress("structures")
+    show(5, 10)
+    show(10, 10)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"[{'#' * 15}{'.' * 15}] 5 of 10 structures" in said.err
+    assert said.err.endswith("\n")
 
 
 def test_ranges_are_drawn_within_their_ends(rng):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,3 +192,15 @@ def test_a_field_may_hold_nothing_at_all(tmp_path):
     assert not data[0].truth.any()
     assert len(data[0].columns) == 0
     assert data.to_xarray()["particles"].values.tolist() == [0]
+
+
+def test_the_benchmark_counts_what_it_makes(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+    from benchmarks import simulation
+    from benchmarks.common import Options
+
+    waves, images = simulation.tables(Options(threads=1, repeats=1, quick=True))
+    assert [row.waves for row in waves.rows] == [2]
+    assert waves.rows[0].rate == pytest.approx(2 / waves.rows[0].seconds * 60)
+    assert {row.what for row in images.rows} == {"frames, one by one", "frames, 2 of one wave", "examples"}
+    assert all(row.rate == pytest.approx(6e4 / row.each.median) for row in images.rows)

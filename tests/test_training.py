@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,9 @@ def test_held_out_fields_are_never_drawn(store):
 def test_train_refuses_what_it_cannot_use(store, tmp_path):
     with pytest.raises(InputError, match="more than zero"):
         train(store, out=tmp_path / "a", minutes=0)
+    series = replace(open_dataset(store), recipe=load_recipe(RECIPE | {"imaging": {"series": 3}}))
+    with pytest.raises(InputError, match="focal series of 3"):
+        train(series, out=tmp_path / "a")
     with pytest.raises(MissingInputError, match="not a simulated set"):
         train(tmp_path, out=tmp_path / "a")
     with pytest.raises(MissingInputError, match="no recipe"):
@@ -237,8 +241,6 @@ def test_an_unknown_outline_is_refused(store, tmp_path):
 
 
 def test_the_outline_lies_inside_the_atoms_and_follows_the_thickness(store):
-    from dataclasses import replace
-
     atoms, half = open_dataset(store), replace(open_dataset(store), outline="half-thickness")
     for i in range(len(atoms)):
         assert not (half[i].truth & ~atoms[i].truth).any()

@@ -100,6 +100,10 @@ def train(
     if minutes <= 0 or (iterations is not None and iterations < 1):
         raise InputError(f"found minutes = {minutes}, iterations = {iterations}; expected more than zero")
     data = find_set(recipe_or_dataset, out, fields, seed)
+    if data.recipe.imaging.series > 1:
+        raise InputError(f"recipe {data.recipe.name!r} draws focal series of {data.recipe.imaging.series} images; this "
+                         "training learns particles from single images. Give a recipe with imaging.series: 1, or "
+                         "write your own loop around hrtem_dask.networks.examples.Examples")
     learn, held_out = split(replace(data, outline=outline))
     begin = load_model(start) if start else None
     settings = Settings(depth=depth, batch=batch, size=size, learning_rate=learning_rate, seed=seed, outline=outline,
