@@ -120,6 +120,9 @@ def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: floa
 @click.option("--crystal", help="Search spots on the rings of this crystal only, as Au.")
 @click.option("--frames", help="Part of the movie, as 0:100 or 0:1000:10 (the end is not included).")
 @click.option("--halo", default="auto", show_default=True, help="Margin of a tile: auto, exact, or pixels.")
+@click.option("--window", type=click.Choice(["hamming", "hann", "gaussian"]),
+              help="Blend windows that overlap by half instead of trimming a halo; four times the work.")
+@click.option("--window-size", type=click.IntRange(1), help="Side of these windows [network pixel].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--title", help="Heading of the report.")
 @click.option("--where", default="local", show_default=True,

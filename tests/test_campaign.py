@@ -15,6 +15,7 @@ from campaign_scenes import PIXEL, frames, movie, save_dark_model, write_pngs
 import hrtem_dask
 from hrtem_dask.campaign import CampaignConfig, load_campaign, run_campaign
 from hrtem_dask.campaign import units as units_module
+from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError, MissingInputError, ReadError, WriteError
 from hrtem_dask.core.schema import FRAMES, PARTICLES
 from hrtem_dask.io.tables import read_table
@@ -319,3 +320,25 @@ def test_real_micrographs(tmp_path: Path, shared_data: Path, model: str) -> None
     campaign = run_campaign({"source": source, "out": tmp_path, "pixel_size": 0.59, "model": model})
     assert campaign.frames.status.tolist() == ["done", "done"]
     assert (campaign.frames.covered > 0).all()
+
+
+def test_windows_and_unknown_pixels_reach_the_results(tmp_path):
+    counts = np.random.default_rng(0).poisson(30, (2, 60, 70)).astype(float)
+    counts[1, 5:9, 10:12] = np.nan
+    scene = make_movie(counts, pixel_size=0.5)
+    config = {"source": scene, "out": tmp_path / "out", "window": "hann", "window_size": 32}
+    campaign = run_campaign(config)
+    assert campaign.frames.unknown_pixels.tolist() == [0, 8]
+    expected = hrtem_dask.segment(scene, "au-particles", window="hann", window_size=32).values
+    np.testing.assert_allclose(campaign.data.probability.values, expected, atol=1e-3)
+    assert run_campaign(config).computed == 0
+    assert run_campaign(config | {"window_size": 48}).computed == 2
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"window": "box"}, "expected one of"), ({"window_size": 64}, "window is None"),
+    ({"window": "hann", "halo": 3}, "not trimmed"), ({"window": "hann", "window_size": 1.5}, "network pixels"),
+])
+def test_impossible_windows_are_refused_before_any_frame(tmp_path, settings, said):
+    with pytest.raises(InputError, match=said):
+        CampaignConfig(source="movie", out=tmp_path, **settings)

@@ -128,7 +128,7 @@ def rows(ratios: list[float], border: list[bool] | None = None) -> pd.DataFrame:
 def status(certainty: list[float]) -> pd.DataFrame:
     n = len(certainty)
     return FRAMES.coerce(pd.DataFrame({"frame": np.arange(n), "time": np.nan, "status": "done", "n_particles": 1,
-                                       "covered": 0.1, "certainty": certainty, "message": ""}))
+                                       "covered": 0.1, "certainty": certainty, "unknown_pixels": 0, "message": ""}))
 
 
 def test_the_choice_of_frames() -> None:

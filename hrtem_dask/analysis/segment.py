@@ -18,7 +18,7 @@ from ..networks.evaluation import BACKENDS
 from ..networks.models import Model, load_model
 from .tiling import Network, assemble, count_unknown
 
-__all__ = ["layout_of", "segment", "unknown_pixels"]
+__all__ = ["check_window", "layout_of", "segment", "unknown_pixels"]
 
 #: pixel sizes that agree to this part are not worth a resampling
 TOLERANCE = 0.02
@@ -102,8 +102,8 @@ def segment(
 
     Blended windows begin at pixel (0, 0) of the network's grid, half a window apart; the last of
     each row and column is shifted back to end at the edge of the frame, and a frame that is
-    smaller than a window is one window. Each is an image of its own, with the network's padding on
-    all sides. Every pixel is evaluated four times, and those near the border of a tile, whose
+    smaller than a window is one window. Each is evaluated by itself, mirrored at its sides inside
+    the frame. Every pixel is evaluated four times, and those near the border of a tile, whose
     windows more than one tile needs, more often: 13 % more work with the sizes that are the
     default (27 % where the frame is resampled). A tile evaluates its windows one after another: it
     holds the planes of one. A trimmed halo comes closer to the untiled frame at a quarter of the
@@ -170,22 +170,27 @@ def layout_of(
     return Layout(*(Axis(n, ratio, int(tile), *blending) for n, ratio in zip((grid.ny, grid.nx), ratios, strict=True)))
 
 
-def _window_size(window: str | None, size: int | None, halo: str | int, model: Model) -> int:
-    """Check the three options that belong together; 0 where nothing is blended."""
+def check_window(window: str | None, size: int | None, halo: str | int = "auto") -> None:
+    """Refuse what `segment` cannot blend: three options that belong together."""
     if window is None:
         if size is not None:
             raise InputError(f"window_size is {size!r}, but window is None; expected window='hann', 'hamming' or "
                              f"'gaussian' with it")
-        return 0
+        return
     if not isinstance(window, str) or window not in TAPERS:
         raise InputError(f"window is {window!r}; expected one of {sorted(TAPERS)}, or None (halo and trim)")
     if halo != "auto":
         raise InputError(f"halo is {halo!r}, but windows are blended, not trimmed; leave halo out, or window")
-    if size is None:
-        return min(1024, max(256, -(-4 * model.card["effective_radius"] // 64) * 64))
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < SMALLEST:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer) or size < SMALLEST):
         raise InputError(f"window_size is {size!r}; expected at least {SMALLEST} network pixels, as 512, or None")
-    return int(size)
+
+
+def _window_size(window: str | None, size: int | None, halo: str | int, model: Model) -> int:
+    """Side of the windows; 0 where nothing is blended."""
+    check_window(window, size, halo)
+    if window is None:
+        return 0
+    return int(size) if size is not None else min(1024, max(256, -(-4 * model.card["effective_radius"] // 64) * 64))
 
 
 def _halo(halo: str | int, model: Model) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.segment import check_window
 from ..core.errors import InputError
 
 __all__ = ["CampaignConfig", "as_config", "parse_frames"]
@@ -42,6 +43,10 @@ class CampaignConfig:
         Crystal that limits the lattice spacings searched, as "Au".
     halo : int, "auto" or "exact"
         Margin that a tile sees beyond its border [network pixel], as `hrtem_dask.segment` takes it.
+    window : str, optional
+        "hamming", "hann" or "gaussian": blend overlapping windows, as `hrtem_dask.segment` does.
+    window_size : int, optional
+        Their side [network pixel].
     device : str
         Torch device: "auto", "cpu" or "cuda".
     frames : str or sequence of int, optional
@@ -73,6 +78,8 @@ class CampaignConfig:
     min_area: float | None = 50.0
     crystal: str | None = None
     halo: int | str = "auto"
+    window: str | None = None
+    window_size: int | None = None
     device: str = "auto"
     frames: Any = None
     title: str | None = None
@@ -90,6 +97,7 @@ class CampaignConfig:
         if self.frames_per_unit is not None and (int(self.frames_per_unit) != self.frames_per_unit
                                                  or self.frames_per_unit < 1):
             raise InputError(f"frames_per_unit is {self.frames_per_unit!r}; expected a whole number of at least 1")
+        check_window(self.window, self.window_size, self.halo)
         if isinstance(self.frames, str):
             parse_frames(self.frames)
 

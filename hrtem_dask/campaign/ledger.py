@@ -22,7 +22,7 @@ __all__ = ["ALGORITHM", "STAGES", "Ledger", "fingerprint", "input_fingerprints"]
 
 STAGES = ("segment", "particles")
 #: raised when the stage's numbers change with a new version of the code
-ALGORITHM = {"segment": 1, "particles": 1}
+ALGORITHM = {"segment": 2, "particles": 2}
 FOLDER = ".hrtem-progress"
 
 

@@ -94,7 +94,8 @@ def make_plan(
     """Compare what is asked with what the ledger says is done; `n_source` counts the frames before any choice."""
     ledger = Ledger(out, out / STORE)
     settings = {"threshold": float(config.threshold), "min_area": config.min_area, "crystal": config.crystal,
-                "halo": config.halo, "device": config.device}
+                "halo": config.halo, "window": config.window, "window_size": config.window_size,
+                "device": config.device}
     plan = Plan(out, movie, config.model, model.card["sha256"], settings, frames_per_unit, [], ledger, [])
     plan.keys = _keys(config, movie, model, plan, n_source)
     for index, keys in enumerate(plan.keys):
@@ -123,7 +124,8 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
         span = plan.span(index)
         inputs = [by_frame[n] if n < len(by_frame) else by_frame[0] for n in numbers[span].tolist()]
         common = {"inputs": inputs, "frames": numbers[span].tolist(), "grid": repr(grid),
-                  "weights": model.card["sha256"], "halo": config.halo, "algorithm": ALGORITHM["segment"]}
+                  "weights": model.card["sha256"], "halo": config.halo, "window": config.window,
+                  "window_size": config.window_size, "algorithm": ALGORITHM["segment"]}
         segment = fingerprint(**common)
         particles = fingerprint(
             segment=segment, time=times[span].tolist(), threshold=plan.settings["threshold"],

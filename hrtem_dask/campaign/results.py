@@ -143,7 +143,7 @@ def _tables(plan: Plan, outcome: Outcome) -> tuple[pd.DataFrame, pd.DataFrame]:
         if record is None:
             times = plan.movie.time.values if "time" in plan.movie.coords else np.full(plan.n_frames, np.nan)
             rows += [{"frame": n, "time": t, "status": "failed", "n_particles": 0, "covered": np.nan,
-                      "certainty": np.nan, "message": outcome.messages.get(str(n), "not computed")}
+                      "certainty": np.nan, "unknown_pixels": 0, "message": outcome.messages.get(str(n), "not computed")}
                      for n, t in zip(plan.numbers(index), times[plan.span(index)], strict=True)]
             continue
         rows += record["rows"]
@@ -157,7 +157,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
     """Steps that made the results: those of the movie, then those of the campaign."""
     s = plan.settings
     attrs = record(plan.movie.attrs, "segment", model=plan.model, sha256=plan.sha256, halo=s["halo"],
-                   algorithm=ALGORITHM["segment"])
+                   window=s["window"], window_size=s["window_size"], algorithm=ALGORITHM["segment"])
     attrs = record(attrs, "label_particles", threshold=s["threshold"], min_area=s["min_area"])
     return record(attrs, "analyse_particles", crystal=s["crystal"], algorithm=ALGORITHM["particles"])
 

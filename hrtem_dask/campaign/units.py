@@ -32,6 +32,8 @@ __all__ = ["READING", "STORED", "Unit", "certainty", "foreground", "process_unit
 log = logging.getLogger(__name__)
 #: dtype of probabilities on disk; its steps near 1 are 5e-4, far below what a network knows
 STORED = "float16"
+#: settings that `segment` takes
+OPTIONS = ("device", "halo", "window", "window_size")
 #: probability above which a pixel could be particle
 MAYBE = 0.1
 #: how the message of a frame begins whose file could not be read
@@ -59,7 +61,7 @@ class Unit:
     stages : tuple of str
         Stages to compute.
     settings : dict
-        ``threshold, min_area, crystal, halo, device``.
+        ``threshold, min_area, crystal, halo, window, window_size, device``.
     """
 
     index: int
@@ -142,7 +144,7 @@ def _segment(
     out = np.full(shape, np.nan, STORED)
     for i, image in loaded.items():
         try:
-            lazy = segment(image.chunk(), model, device=unit.settings["device"], halo=unit.settings["halo"])
+            lazy = segment(image.chunk(), model, **{k: unit.settings[k] for k in OPTIONS})
             out[i] = lazy.compute(scheduler="synchronous").values[0].astype(STORED)
         except NOT_THE_FRAME:
             raise
@@ -170,7 +172,7 @@ def _particles(
                 raise
             except Exception as error:  # noqa: BLE001 - one frame that cannot be analysed costs itself only
                 messages = messages | {str(number): _said(error, "particles")}
-        rows.append(_frame_row(movie.isel(frame=i), probability, labels[i], messages.get(str(number))))
+        rows.append(_frame_row(movie.isel(frame=i), loaded.get(i), probability, labels[i], messages.get(str(number))))
     shards = write_shards(unit.store, "labels", labels, (unit.start, 0, 0))
     path = ledger.path("particles", unit.index, ".parquet")
     found = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
@@ -200,15 +202,20 @@ def _one_frame(unit: Unit, image: xr.DataArray, probability: xr.DataArray) -> tu
 
 
 def _frame_row(
-    image: xr.DataArray, probability: xr.DataArray, labels: np.ndarray, message: str | None
+    image: xr.DataArray, loaded: xr.DataArray | None, probability: xr.DataArray, labels: np.ndarray,
+    message: str | None,
 ) -> dict[str, Any]:
+    from ..analysis.segment import unknown_pixels
+
     failed = message is not None
+    unknown = 0 if loaded is None else int(unknown_pixels(loaded).compute(scheduler="synchronous")[0])
     return {
         "frame": int(image.frame), "time": float(image.time) if "time" in image.coords else float("nan"),
         "status": "failed" if failed else "done",
         "n_particles": 0 if failed else int(np.count_nonzero(np.unique(labels) > 0)),
         "covered": float("nan") if failed else float((labels > 0).mean()),
         "certainty": float("nan") if failed else certainty(foreground(probability).values[0]),
+        "unknown_pixels": unknown,
         "message": message or "",
     }
 

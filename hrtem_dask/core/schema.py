@@ -94,6 +94,7 @@ FRAMES = Table("frames", (
     Column("n_particles", "int64", "", "number of particles"),
     Column("covered", "float64", "1", "fraction of the frame that is particle"),
     Column("certainty", "float64", "1", "mean of abs(2 p - 1) where a particle could be (p > 0.1); low looks worst"),
+    Column("unknown_pixels", "int64", "", "pixels that are not finite; they are left out"),
     Column("message", "string", "", "what went wrong, where something did"),
 ))
 
