@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of image_NN.png and label_NN.png")
     parser.add_argument("--pixel-size", type=float, help="angstrom, of the simulated and of the real ones; by default "
                         "the middle of the recipe's range")
-    parser.add_argument("--doses", type=float, nargs="+", default=[20, 100, 500, 2500], help="electrons/angstrom^2")
-    parser.add_argument("--defoci", type=float, nargs="+", help="angstrom, positive is underfocus")
+    parser.add_argument("--doses", type=float, nargs="+", help="e/angstrom^2; by default over the recipe's range")
+    parser.add_argument("--defoci", type=float, nargs="+", help="angstrom, positive is underfocus; by default as well")
     parser.add_argument("--fields", type=int, default=6, help="simulated fields to draw from")
     parser.add_argument("--frames", type=int, default=60, help="random frames for the statistics")
     parser.add_argument("--size", type=int, default=256, help="side of a picture [pixel]")
@@ -57,21 +57,25 @@ def main() -> None:
     options = parser.parse_args()
     recipe, samples = simulated(options.recipe, options.fields, options.seed)
     pixel = options.pixel_size or middle(recipe.imaging.pixel_size)
-    spread = recipe.imaging.defocus
-    defoci = options.defoci or [-spread.high / 3 if recipe.imaging.overfocus_fraction else spread.low,
-                                *np.linspace(spread.low, spread.high, 5)[:-1]]
+    doses, spread = recipe.imaging.dose, recipe.imaging.defocus
+    over = [-spread.high / 3] if recipe.imaging.overfocus_fraction else []
+    defoci = options.defoci or over + np.linspace(spread.low, spread.high, 5 - len(over)).tolist()
     rows = [[frame_of(samples[0], recipe, options.seed, pixel, options.size, dose=dose, defocus=defocus)
-             for defocus in defoci] for dose in options.doses]
+             for defocus in defoci] for dose in options.doses or np.geomspace(doses.low, doses.high, 4)]
     drawn = list(random_frames(samples, recipe, pixel, options.size, options.frames, options.seed))
     rows.append(drawn[:len(defoci)])
     real = real_pictures(options.real, pixel) if options.real else []
     rows += [real[i:i + len(defoci)] for i in range(0, min(len(real), 2 * len(defoci)), len(defoci))]
     draw_sheet(rows, options.out, options.size, f"{recipe.name} at {pixel:.3g} angstrom per pixel")
-    table = compare(drawn, real)
-    print(table)
+    print(f"wrote {options.out}")
+    drawn, real = ([p for p in group if numbers(p)] for group in (drawn, real))
+    if not drawn:
+        print("no simulated frame shows both film and particles: no statistics")
+        return
+    print(compare(drawn, real))
     spectra = options.out.with_name(options.out.stem + "_spectra.png")
     draw_spectra(drawn, real, spectra)
-    print(f"wrote {options.out} and {spectra}")
+    print(f"wrote {spectra}")
 
 
 def middle(span: object) -> float:
@@ -99,7 +103,7 @@ def frame_of(sample: object, recipe: object, seed: int, pixel: float, size: int,
                     overfocus_fraction=float(defocus < 0))
     frame = draw_frame(sample, replace(recipe, imaging=fixed), np.random.default_rng([seed, 1]), dose=dose,
                        pixel_size=pixel, extent=size * pixel)
-    return picture(frame, sample, size, f"{dose:g} e/Å², {defocus:g} Å")
+    return picture(frame, sample, size)
 
 
 def random_frames(samples: list, recipe: object, pixel: float, size: int, count: int, seed: int) -> Iterator[Picture]:
@@ -109,14 +113,15 @@ def random_frames(samples: list, recipe: object, pixel: float, size: int, count:
     for i in range(count):
         sample = samples[i % len(samples)]
         frame = draw_frame(sample, recipe, np.random.default_rng([seed, 2, i]), pixel_size=pixel, extent=size * pixel)
-        yield picture(frame, sample, size, f"{frame.camera.dose:.0f} e/Å², {frame.optics.defocus:.0f} Å")
+        yield picture(frame, sample, size)
 
 
-def picture(frame: object, sample: object, size: int, title: str) -> Picture:
+def picture(frame: object, sample: object, size: int) -> Picture:
     """Cut a drawn frame to the size of a picture; of a focal series its first image."""
     from hrtem_dask.simulate.draws import truth_at
 
     counts = frame.counts.reshape(-1, *frame.counts.shape[-2:])[0][:size, :size]
+    title = f"{frame.camera.dose:.3g} e/Å², {(frame.defocus or [frame.optics.defocus])[0]:.0f} Å"
     return Picture(counts, truth_at(sample, frame.origin, frame.pixel_size, counts.shape), frame.pixel_size, title)
 
 
@@ -192,10 +197,7 @@ def correlation(image: np.ndarray, film: np.ndarray, axis: int) -> float:
 
 def compare(drawn: list[Picture], real: list[Picture]) -> str:
     """Say for each figure its median and 5 to 95 % in both sets, and how many real ones lie inside, as a table."""
-    ours = [n for p in drawn if (n := numbers(p))]
-    theirs = [n for p in real if (n := numbers(p))]
-    if not ours:
-        return "no simulated frame shows both film and particles: no statistics"
+    ours, theirs = [numbers(p) for p in drawn], [numbers(p) for p in real]
     lines = [f"{len(ours)} simulated frames" + (f", {len(theirs)} real ones" if theirs else ""), "",
              "| figure | simulated: median (5 to 95 %) | real: median (5 to 95 %) | real inside |",
              "| --- | --- | --- | --- |"]
@@ -236,7 +238,7 @@ def draw_sheet(rows: list[list[Picture]], path: Path, size: int, title: str) -> 
                       interpolation="nearest")
             ax.set_title(p.title, fontsize=8)
     fig.suptitle(title)
-    fig.tight_layout()
+    fig.tight_layout(rect=(0, 0, 1, 0.98))
     fig.savefig(path, dpi=80)
     plt.close(fig)
 
@@ -250,7 +252,6 @@ def draw_spectra(drawn: list[Picture], real: list[Picture], path: Path) -> None:
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
     for pictures, colour, name in ((drawn, "C0", "simulated"), (real, "C3", "real")):
-        pictures = [p for p in pictures if numbers(p)]
         if not pictures:
             continue
         bins = np.linspace(0.01, 0.5 / pictures[0].pixel_size, 60)

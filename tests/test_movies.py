@@ -42,6 +42,8 @@ def test_movie_shows_its_particles_where_it_says():
             if 0 <= y < 47.5 and 0 <= x < 63.5:
                 assert ds.labels.values[i, round(y / 0.5), round(x / 0.5)] == number
                 seen += 1
+                there = np.argwhere(ds.labels.values[i] == number) * 0.5
+                assert np.hypot(*(there - [y, x]).T).max() < 18  # and not on the other side too
     assert seen >= 3
     np.testing.assert_array_equal(ds.truth, ds.labels > 0)
     areas = np.array([[(frame == p).sum() * 0.25 for p in ds.particle.values] for frame in ds.labels.values])

@@ -40,7 +40,7 @@ from .tasks import Effort, run_tasks
 
 __all__ = ["movie"]
 
-ROOM = 16.0  # angstrom around the frame: what leaves it must not come back on the other side
+ROOM = 16.0  # angstrom around the frame, at least: as far as strong defocus spreads an edge
 GAIN = 20.0  # counts an electron
 BRIGHTEST = 16000.0  # counts a pixel of vacuum: what 16 bit hold with room for noise and for bright fringes
 BATCHES = 16  # at least so many tasks record the frames
@@ -173,7 +173,7 @@ def movie(
         raise InputError(f"found n_frames = {n_frames}, frames_per_wave = {frames_per_wave}, shape = {shape}, dose = "
                          f"{dose}, frame_time = {frame_time}, seed = {seed}; expected positive numbers")
     shifts = walk([seed, 5], n_frames, 2, drift)
-    room = ROOM + float(np.abs(shifts).max())
+    room = room_of(recipe) + float(np.abs(shifts).max())
     cell = int(np.ceil((max(shape) * pixel + 2 * room) / pixel))
     recipe = replace(recipe, field=replace(recipe.field, box=cell * pixel))
     motion = motion or Wander(turn, wander, frames_per_wave)
@@ -204,6 +204,13 @@ def movie(
         frames = open_store(path)["movie"]
         out = truth.assign(movie=frames, truth=(truth["labels"] > 0).assign_attrs(long_name="mask of the particles"))
         return out if store is not None else out.load()
+
+
+def room_of(recipe: Recipe) -> float:
+    """Margin [angstrom] around the frame in its periodic cell: no particle shows on two sides at once."""
+    spec = recipe.particles
+    longest = spec.diameter.high * spec.elongation.high**0.5 if spec.number.high >= 1 else 0.0
+    return max(ROOM, longest / 2)
 
 
 def walk(seed: list[int], n: int, axes: int, step: float) -> np.ndarray:
