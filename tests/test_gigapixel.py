@@ -12,8 +12,10 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from dask._task_spec import convert_legacy_graph
 
-from hrtem_dask import label_particles
+from hrtem_dask import label_particles, segment
+from hrtem_dask.analysis import tiling
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.io import store
 
@@ -25,11 +27,11 @@ from pathlib import Path
 import dask
 from benchmarks import gigapixel
 from hrtem_dask import analyse_particles, label_particles, open_movie, segment
-from hrtem_dask.analysis import labels, particles
+from hrtem_dask.analysis import labels, particles, tiling
 from hrtem_dask.io import store
 from hrtem_dask.kernels import tally
 
-labels.PIECE = particles.PARTITION_PIXELS = store.FRAME_PIXELS = 0
+labels.PIECE = particles.PARTITION_PIXELS = store.FRAME_PIXELS = tiling.LARGE = 0
 labels.WIDE, tally.TILE, store.SIDE = 1024, 512, 512
 folder, side, rows = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "rows"
 
@@ -86,6 +88,36 @@ def test_memory_does_not_grow_with_the_frame(tmp_path: Path, layout: str) -> Non
     # 14 million pixels more: 29 MB of counts, 115 MB of probability, 58 MB of labels
     # and the largest frame has wider particles, whose spectra take more
     assert (large - small < [40, 30, 70]).all(), (small, large)
+
+
+@pytest.mark.parametrize("chunks", [(1, 300, 300), (2, 90, 640), (1, 640, 640)])
+def test_a_large_frame_gives_the_bits_of_a_small_one(monkeypatch: pytest.MonkeyPatch, chunks) -> None:
+    """How chunks reach the tiles of a large frame changes no bit, and no chunk is read early or kept for them."""
+    from benchmarks import gigapixel
+
+    counts = np.stack([gigapixel._block((0, 0), (1024, 1024), seed)[:500, :640] for seed in (1, 2, 3)])
+    movie = make_movie(da.from_array(counts, chunks=chunks) + np.uint16(0), pixel_size=0.3)
+    model = gigapixel.model_of("tiny")
+    plain = segment(movie, model, tile=128, backend="torch")
+    monkeypatch.setattr(tiling, "LARGE", 0)
+    large = segment(movie, model, tile=128, backend="torch")
+    np.testing.assert_array_equal(large.compute(scheduler="synchronous"), plain.compute(scheduler="synchronous"))
+    if chunks == (1, 640, 640):  # in one chunk, which is one task's own
+        return
+    graph = convert_legacy_graph(dict(large.data.dask))
+    chunks_read = {k for k in graph if isinstance(k, tuple) and "-after-" in k[0]}
+    waiting = {}
+    for key, task in graph.items():
+        for needed in task.dependencies:
+            if str(needed[0]).startswith("frame-statistics-") and not str(key[0]).startswith("segment-"):
+                waiting.setdefault(needed, set()).add(key)
+    frames = 3 if chunks[0] == 1 else 2
+    in_frame = movie.data.npartitions // frames
+    of_whole_frames = {k: v for k, v in waiting.items() if "region" not in k[0]}
+    assert [len(v) for v in of_whole_frames.values()] == [in_frame] * frames
+    users = {k[0] for k, t in graph.items() if t.dependencies & chunks_read and k not in chunks_read}
+    assert users
+    assert all(u.endswith("-piece") for u in users)
 
 
 def test_the_synthetic_frame_has_no_seams() -> None:

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
@@ -149,10 +149,10 @@ def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     tiles = layout.tiles
     statistics = _statistics(source, layout, groups) if len(tiles) * len(tiles[0]) > 1 else None
     name = f"segment-{tokenize(source.name, layout, network.options, [g.count for g in groups])}"
-    if statistics is not None and _several(source) and source.shape[-2] * source.shape[-1] > LARGE:
-        group_of = {g.chunk: i for i, g in reversed(list(enumerate(groups)))}
-        source = read_after(source, [(statistics.name, group_of[i], 0, 0) for i in range(source.numblocks[0])],
-                            [statistics])
+    large = statistics is not None and _several(source) and source.shape[-2] * source.shape[-1] > LARGE
+    if large:
+        first = {g.chunk: (statistics.name, i, 0, 0) for i, g in reversed(list(enumerate(groups)))}
+        source = read_after(source, [first[i] for i in range(source.numblocks[0])], [statistics])
     payload = TaskRef(network.payload.key)
     jobs = [((r, c), SegmentJob(tile, Cut.of(source.chunks[1:], tile.y.read, tile.x.read), **network.options))
             for r, row in enumerate(tiles) for c, tile in enumerate(row)]
@@ -160,8 +160,10 @@ def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     for i, frames, chunks_of in _referred(source, groups):
         moments = TaskRef((statistics.name, i, 0, 0)) if statistics is not None else None
         for (r, c), job in jobs:
-            key = (name, i, 0, r, c)
-            graph[key] = Task(key, _segment_task, job, frames.part, payload, moments, *chunks_of(job.cut))
+            key, part, blocks = (name, i, 0, r, c), frames.part, chunks_of(job.cut)
+            if large:
+                part, blocks, job = slice(None), *_pieces(graph, key, job, part, blocks)
+            graph[key] = Task(key, _segment_task, job, part, payload, moments, *blocks)
     inputs = [source, network.payload] + ([statistics] if statistics is not None else [])
     chunks = (tuple(g.count for g in groups), (network.classes,), _sizes(layout.y.cuts), _sizes(layout.x.cuts))
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=inputs), name, chunks,
@@ -231,6 +233,27 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
     channels = 1 if source.ndim == 3 else source.shape[1]
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name,
                     (tuple(g.count for g in groups), (channels,), (3,)), meta=np.empty((0, 0, 0)))
+
+
+def _pieces(graph: dict[Any, Any], key: tuple[Any, ...], job: SegmentJob, part: slice,
+            blocks: list[TaskRef]) -> tuple[list[TaskRef], SegmentJob]:
+    """Tasks that copy what a tile needs out of each chunk, and the job that puts the copies together.
+
+    A worker goes through a frame row by row and keeps what the tiles of the next row need of this one:
+    chunks as they are, which tiles on all sides share, would be kept on every worker, three rows of
+    them, as long as the frame is wide. Of copies it keeps the rims, and of each chunk one.
+    """
+    name = f"{key[0]}-piece"
+    keys = [(name, *key[1:], k) for k in range(len(blocks))]
+    for piece, block, (_, here) in zip(keys, blocks, job.cut.places, strict=True):
+        graph[piece] = Task(piece, _piece_task, block, (part, *here))
+    whole = tuple((there, (slice(None),) * len(here)) for there, here in job.cut.places)
+    return [TaskRef(k) for k in keys], job._replace(cut=replace(job.cut, places=whole))
+
+
+def _piece_task(block: np.ndarray, here: tuple[slice, ...]) -> np.ndarray:
+    piece = block[here]
+    return piece if piece.size == block.size else piece.copy()
 
 
 def _several(source: da.Array) -> bool:
