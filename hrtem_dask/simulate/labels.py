@@ -175,7 +175,9 @@ def half_thickness_mask(truth: np.ndarray, truth_sampling: float, thickness: np.
     reach = 2 * round(NEIGHBOURHOOD / sampling) + 1
     thickest = ndimage.maximum_filter(thickness, size=reach, mode="wrap")
     margin = thickness - 0.5 * thickest  # interpolated as a number, so that the line is smooth
-    at = [np.arange(n) * truth_sampling / sampling for n in truth.shape]
-    grid = np.meshgrid(*at, indexing="ij")
-    fine = ndimage.map_coordinates(margin.astype(np.float32), grid, order=1, mode="grid-wrap")
+    fine = margin.astype(np.float32)
+    for n in truth.shape:  # linear and periodic along one axis, then along the other
+        at = np.arange(n) * truth_sampling / sampling
+        low, part = at.astype(int), (at % 1).astype(np.float32)[:, None]
+        fine = (fine[low % len(fine)] * (1 - part) + fine[(low + 1) % len(fine)] * part).T
     return truth & (fine > 0)
