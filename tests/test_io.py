@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hrtem_dask import open_movie
-from hrtem_dask.core.calibration import grid_of, pixel_size_of
+from hrtem_dask.core.calibration import grid_of, make_movie, pixel_size_of
 from hrtem_dask.core.errors import CalibrationError, InputError
 from hrtem_dask.io import frames as frames_module
 from hrtem_dask.io.natural import natural_key
+from hrtem_dask.io.store import ArraySpec, create_store, write_shards
 
 
 def refuse(*args, **kwargs):
@@ -307,6 +308,18 @@ def test_sharded_zarr_is_read_by_shards(tmp_path, stack):
     movie = open_movie(tmp_path / "a.zarr")
     assert movie.chunks[0] == (3, 3)
     np.testing.assert_array_equal(movie.values, stack)
+
+
+@pytest.mark.parametrize(("frames", "side", "read"), [(4, 1024, 2), (3, 1024, 1), (2, 2048, 1), (8, 512, 8)])
+def test_a_task_reads_whole_frames_of_a_shard(tmp_path, frames, side, read):
+    shape = (2 * frames, side, side)
+    movie = make_movie(np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), pixel_size=0.5)
+    spec = ArraySpec("movie", movie.dims, shape, "uint16", (1, 256, 256), (frames, side, side))
+    create_store(tmp_path / "a.zarr", [spec], coords={k: movie[k].variable for k in movie.coords}, attrs=movie.attrs)
+    write_shards(tmp_path / "a.zarr", "movie", movie.values, (0, 0, 0))
+    found = open_movie(tmp_path / "a.zarr")
+    assert found.chunks == ((read,) * (2 * frames // read), (side,), (side,))
+    np.testing.assert_array_equal(found.values, movie.values)
 
 
 def test_ome_zarr(tmp_path, stack):

@@ -141,7 +141,7 @@ def test_a_full_disk_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_tables_carry_units_and_provenance(tmp_path: Path) -> None:
     rows = pd.DataFrame({"frame": [3], "time": [np.nan], "status": ["done"], "n_particles": [2], "covered": [0.1],
-                         "certainty": [0.9], "message": [""]})
+                         "certainty": [0.9], "unknown_pixels": [0], "message": [""]})
     store.write_table(tmp_path / "frames.parquet", rows, FRAMES, provenance={"model": "au"})
     back, about = store.read_table(tmp_path / "frames.parquet")
     pd.testing.assert_frame_equal(back, FRAMES.coerce(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["from_array", "from_hyperspy", "from_xarray", "from_zarr"]
 
 #: names of the axis of frames that other programs use
 FRAME_NAMES = ("frame", "time", "t", "z", "n", "image", "frames", "index")
+#: what a task reads of a shard at least, where the shard holds so much [byte]
+READ = 4 << 20
 
 
 def _movie(data: Any, described: Description, attrs: Mapping[str, Any]) -> xr.DataArray:
@@ -205,7 +208,10 @@ def from_zarr(path: Path) -> xr.DataArray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = xr.open_zarr(str(path), consolidated=False, chunks={})
+            data = xr.open_zarr(str(path), consolidated=False, chunks=None)
+            data = data.assign({name: v.chunk(dict(zip(v.dims, _read_at_once(
+                v.shape, v.dtype, v.encoding.get("chunks") or v.shape, v.encoding.get("shards")), strict=True)))
+                for name, v in data.data_vars.items()})
     except Exception as error:
         raise ReadError(f"{path}: a Zarr group that xarray cannot open ({type(error).__name__}: {error}); expected "
                         "a data set with one image. Or give the path of an array inside the group") from error
@@ -217,9 +223,20 @@ def from_zarr(path: Path) -> xr.DataArray:
     return movie
 
 
+def _read_at_once(shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], shards: tuple[int, ...] | None
+                  ) -> tuple[int, ...]:
+    """What one task reads: the full width of a shard, so that its index is read once, and several frames if small."""
+    if shards is None or len(shape) < 3:
+        return shards or chunks
+    frames = shards[0] // chunks[0]
+    most = READ // (np.dtype(dtype).itemsize * math.prod(shards[1:]) * chunks[0])
+    count = max(n for n in range(1, frames + 1) if frames % n == 0 and n <= max(1, most))
+    return (count * chunks[0], *shards[1:])
+
+
 def _lazy_zarr(array: Any, path: Path) -> da.Array:
     _three_axes(array, str(path))
-    chunks = getattr(array, "shards", None) or array.chunks
+    chunks = _read_at_once(array.shape, array.dtype, array.chunks, getattr(array, "shards", None))
     data = da.from_array(array, chunks=chunks, name=None)
     return data if data.ndim == 3 else data[None]
 
@@ -242,7 +259,8 @@ def _ome_zarr(group: Any, path: Path) -> xr.DataArray:
     level = scales[0]["datasets"][0]
     array = group[level["path"]]
     scale = next((t["scale"] for t in level.get("coordinateTransformations", []) if t["type"] == "scale"), None)
-    data = da.from_array(array, chunks=getattr(array, "shards", None) or array.chunks)
+    chunks = _read_at_once(array.shape, array.dtype, array.chunks, getattr(array, "shards", None))
+    data = da.from_array(array, chunks=chunks)
     described = [{"name": a["name"], "units": a.get("unit"), "size": n, "scale": s, "navigate": a["name"] not in "yx"}
                  for a, n, s in zip(axes, array.shape, scale or [None] * array.ndim, strict=True)]  # fmt: skip
     keep = [i for i, a in enumerate(described) if a["size"] > 1 or a["name"] in "yx"]
