@@ -7,7 +7,7 @@ import datetime
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> Path:
                      f"out of {', '.join(NAMES)}, and numbers of at least 1")
     names = options.names or [n for n in NAMES if not (options.quick and n == "gigapixel")]
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
-    text = report(names, Options(options.threads, options.repeats, options.quick), command)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text, encoding="utf-8")
+    for text in reports(names, Options(options.threads, options.repeats, options.quick), command):
+        options.out.write_text(text, encoding="utf-8")  # after each one, so that an interrupted run leaves something
     print(f"wrote {options.out}")
     return options.out
 
 
-def report(names: Sequence[str], options: Options, command: str) -> str:
-    """Run benchmarks one after the other; return the whole file."""
+def reports(names: Sequence[str], options: Options, command: str) -> Iterator[str]:
+    """Run benchmarks one after the other; after each give the whole file so far."""
     when = datetime.datetime.now(datetime.UTC)
     lines = ["# Benchmarks", "", f"Measured on {when:%Y-%m-%d at %H:%M} UTC by `{command}`; "
              "`benchmarks/__init__.py` says how to read the tables.", "",
@@ -60,7 +60,7 @@ def report(names: Sequence[str], options: Options, command: str) -> str:
         lines += [f"## {name}", "", *[t.markdown() for t in tables],
                   f"Took {time.perf_counter() - started:.0f} s.", ""]
         print("\n".join(t.markdown() for t in tables), flush=True)
-    return "\n".join(lines)
+        yield "\n".join(lines)
 
 
 def _tables(name: str, options: Options) -> list[Table]:

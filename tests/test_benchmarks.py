@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, gigapixel_tables, graphs, kernel, peers, scaling, start, tiling
-from benchmarks.__main__ import main, report
+from benchmarks.__main__ import main, reports
 from hrtem_dask.kernels.msdnet import compiled, reference
 
 there = pytest.mark.skipif(not compiled.instruction_sets(), reason=compiled.why_not() or "built")
@@ -85,7 +85,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
 
 def test_the_long_one_is_not_part_of_a_quick_run(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("benchmarks.__main__.report", lambda names, *_: seen.append(list(names)) or "")
+    monkeypatch.setattr("benchmarks.__main__.reports", lambda names, *_: seen.append(list(names)) or [""])
     main(["--quick", "--out", str(tmp_path / "r.md")])
     main(["--out", str(tmp_path / "r.md")])
     assert "gigapixel" not in seen[0]
@@ -204,7 +204,7 @@ def test_the_part_that_a_halo_leaves(tile, side, windows):
 def test_tiling_and_scaling_run_small(monkeypatch):
     monkeypatch.setattr(tiling, "CASES", ({"tile": 128, "halo": "exact"}, {"tile": 128, "window": "hamming"}))
     monkeypatch.setattr(scaling, "SCALES", (1.0,))
-    text = report(["tiling", "scaling"], common.Options(threads=1, repeats=1, quick=True), "here")
+    *_, text = reports(["tiling", "scaling"], common.Options(threads=1, repeats=1, quick=True), "here")
     head, *rows = cells(text, "tiling")
     assert rows[0][1:3] == ["128", "10"]
     assert rows[0][head.index("evaluations")] == "9"
