@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -119,6 +120,13 @@ def logits_and_threads(frames: np.ndarray) -> np.ndarray:
 
     from hrtem_dask.networks import evaluate, evaluation
 
+    # tasks of one process take turns: each would take the other's probe for the real thing. The lock lives
+    # in the package, because one of this module would have to travel to the workers
+    with compiled.__dict__.setdefault("_probing", threading.RLock()):
+        return _probed(frames, evaluate, evaluation, torch)
+
+
+def _probed(frames, evaluate, evaluation, torch) -> np.ndarray:
     real, told = (compiled.evaluate, evaluation.torch_planes.evaluate), []
     compiled.evaluate = lambda *args, threads, **kw: told.append(threads) or real[0](*args, threads=threads, **kw)
     evaluation.torch_planes.evaluate = (
