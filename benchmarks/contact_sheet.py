@@ -171,7 +171,7 @@ def numbers(p: Picture) -> dict[str, float] | None:
     smooth = ndimage.gaussian_filter(image, 2.5 / p.pixel_size)
     rough = ndimage.gaussian_filter(image, 10 / p.pixel_size)
     scale = image[film].std()
-    bins = np.array([k for k in BANDS if k < 0.5 / p.pixel_size] + [0.5 / p.pixel_size])
+    bins = np.array([k for k in BANDS if k < 0.5 / p.pixel_size])  # fixed ones: pixel sizes differ by some percent
     power = spectrum(p, bins) * np.pi * np.diff(bins**2)
     share = power / power.sum()
     out = {
@@ -201,7 +201,7 @@ def compare(drawn: list[Picture], real: list[Picture]) -> str:
     lines = [f"{len(ours)} simulated frames" + (f", {len(theirs)} real ones" if theirs else ""), "",
              "| figure | simulated: median (5 to 95 %) | real: median (5 to 95 %) | real inside |",
              "| --- | --- | --- | --- |"]
-    for name in ours[0]:
+    for name in [n for n in ours[0] if all(n in other for other in (*ours, *theirs))]:
         a, b = (np.array([n[name] for n in group]) for group in (ours, theirs))
         low, high = np.percentile(a, [5, 95])
         inside = f"{int(((b >= low) & (b <= high)).sum())} of {len(b)}" if len(b) else ""
