@@ -141,6 +141,19 @@ def test_a_tile_with_the_whole_receptive_field_has_the_same_bits(padding):
 
 
 @there
+@pytest.mark.parametrize("size", [(300, 400), (1, 3000), (3000, 1)])
+def test_the_memory_that_is_counted_is_what_is_taken_and_kept(size):
+    weights = draw(depth=23)
+    with concurrent.futures.ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(compiled.kept_bytes).result() == 0
+        fresh.submit(compiled.evaluate, weights, np.ones((1, *size), np.float32)).result()
+        kept = fresh.submit(compiled.kept_bytes).result()
+    counted = compiled.planes_bytes(weights, size)
+    # huge pages round up by 4 MiB at most; strides round up by less than a tenth
+    assert 0.9 * counted <= kept <= counted + 2**22
+
+
+@there
 def test_the_peak_is_a_rate_of_this_machine():
     assert compiled.fma_peak(1) > 1  # GFLOP/s; any processor with AVX2 does more than ten
 

@@ -274,3 +274,9 @@ def test_cuda_agrees(padding):
     net = draw(depth=30, padding=padding)
     image = picture((1, 130, 90))
     assert_close(evaluate(net, image, device="cuda"), reference.evaluate(net.to_weights(), image), 1e-5)
+
+
+@pytest.mark.parametrize("options", [{"halo": -5}, {"halo": "exact"}, {"halo": True}, {"edges": (1, 1)}, {"edges": 1}])
+def test_impossible_halos_and_edges_are_refused(options):
+    with pytest.raises(InputError, match="expected"):
+        evaluate(MSDNet(1, 2, 3), np.ones((1, 30, 40)), **options)

@@ -63,9 +63,10 @@ def segment(
         windows that overlap by half, each by itself, and their probabilities are averaged with
         this weight over the window, divided by the sum of the weights.
     tile : int, optional
-        Side of a tile [network pixel]; by default what fits into about 0.8 GB, at most 2048. With
-        a window it changes no bit of the result; by default 16 steps of the windows, from 2048 to
-        4096. Both stay below 4096 camera pixels.
+        Side of a tile [network pixel]; by default what fits into about 0.8 GB, at most 2048; the
+        last one of a row or column may be a quarter longer, and takes up to 1 GB. With a window it
+        changes no bit of the result; by default 16 steps of the windows, from 2048 to 4096. Both
+        stay below 4096 camera pixels, the quarter not counted.
     pixel_size_tolerance : float
         Relative difference of the pixel sizes up to which a frame is not resampled.
     backend : str

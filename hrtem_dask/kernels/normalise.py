@@ -8,6 +8,8 @@ __all__ = ["combine", "mean_and_std", "moments", "zscore"]
 
 #: scatter relative to the mean below which a frame counts as constant
 CONSTANT = 1e-12
+#: the same where integers were resampled in float32, whose rounding shows as scatter
+ROUNDED = 1e-6
 
 
 def moments(block: np.ndarray) -> np.ndarray:
@@ -51,12 +53,12 @@ def mean_and_std(moments: np.ndarray) -> tuple[float, float]:
     return (float(mean), float(np.sqrt(m2 / n))) if n else (0.0, 0.0)
 
 
-def zscore(block: np.ndarray, mean: float, std: float) -> np.ndarray:
+def zscore(block: np.ndarray, mean: float, std: float, constant: float = CONSTANT) -> np.ndarray:
     """Normalise to float32; unknown pixels become 0, which is the mean of the frame.
 
-    A constant frame becomes 0 everywhere.
+    A constant frame, whose relative scatter is not above ``constant``, becomes 0 everywhere.
     """
-    if not std > CONSTANT * abs(mean):
+    if not std > constant * abs(mean):
         return np.zeros(block.shape, dtype=np.float32)
     out = np.subtract(block, mean, dtype=np.float64)
     out /= std

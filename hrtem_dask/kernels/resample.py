@@ -109,6 +109,7 @@ def resample_block(
     rows: tuple[int, int],
     columns: tuple[int, int],
     origin: tuple[int, int] = (0, 0),
+    dtype: type[np.floating] | None = None,
 ) -> np.ndarray:
     """Resample a window of a frame to a window of the other grid.
 
@@ -124,15 +125,18 @@ def resample_block(
         Ranges of output samples.
     origin : (int, int)
         Index in the frame of the first sample of the window.
+    dtype : type, optional
+        np.float32 or np.float64, in which it is computed; by default float32 for integers of up to 16
+        bits, else float64, because floats may carry an offset far above their scatter.
 
     Returns
     -------
     ndarray, shape (rows, columns)
-        The output samples; nan where less than half of the kernel's weight is known. float32 where
-        that holds every value of the block's dtype, else float64.
+        The output samples; nan where less than half of the kernel's weight is known.
     """
     block = np.asarray(block)
-    dtype = np.float32 if np.can_cast(block.dtype, np.float32, "safe") else np.float64
+    if dtype is None:
+        dtype = np.float32 if block.dtype.kind in "biu" and block.dtype.itemsize <= 2 else np.float64
     known = None if block.dtype.kind in "biu" else np.isfinite(block)
     axes = [(shape[k], ratio[k], *out, origin[k], origin[k] + block.shape[k])
             for k, out in enumerate((rows, columns))]

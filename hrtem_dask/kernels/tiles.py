@@ -265,7 +265,8 @@ def segment_tile(block: np.ndarray, tile: Tile, evaluate: Evaluate, moments: np.
 
     if layout.y.windows:
         windows, origin = (layout.y.windows, layout.x.windows), (ys.window[0], xs.window[0])
-        return _to_camera(blend(image, origin, windows, ys.need, xs.need, probabilities), tile)
+        mean = blend(image, origin, windows, ys.need, xs.need, probabilities)
+        return _to_camera(np.clip(mean, 0, 1, out=mean), tile)
     return tile_core(evaluate(image, tile.edges), tile)
 
 
@@ -290,8 +291,10 @@ def tile_image(block: np.ndarray, tile: Tile, moments: np.ndarray | None = None)
         else:
             own = moments[k]
         mean, std = normalise.mean_and_std(own)
+        rounded = layout.ratio != (1, 1) and fine.dtype == np.float32
+        constant = normalise.ROUNDED if rounded else normalise.CONSTANT
         for a in range(0, len(fine), STRIP):
-            image[k, a:a + STRIP] = normalise.zscore(fine[a:a + STRIP], mean, std)
+            image[k, a:a + STRIP] = normalise.zscore(fine[a:a + STRIP], mean, std, constant)
     return image
 
 
@@ -320,7 +323,7 @@ def _to_camera(probability: np.ndarray, tile: Tile) -> np.ndarray:
     # The weights of the interpolation sum to 1, so the maps still do: the last one is what the others leave.
     out = np.empty((len(probability), *(b - a for a, b in (tile.y.core, tile.x.core))), np.float32)
     for k, plane in enumerate(probability[:-1]):
-        out[k] = resample_block(plane, shape, back, tile.y.core, tile.x.core, origin)
+        out[k] = resample_block(plane, shape, back, tile.y.core, tile.x.core, origin, np.float32)
     out[-1] = 1 - out[:-1].sum(axis=0)
     np.clip(out, 0, 1, out=out)
     if len(out) > 2:  # of two, both are clipped at once

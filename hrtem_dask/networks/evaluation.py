@@ -35,18 +35,6 @@ ALL = (True, True, True, True)
 GPU_SHARE = 0.7
 #: planes smaller than this are evaluated without a look at the memory there is [byte]
 SMALL = 2**26
-#: planes up to this size stay with the thread that evaluated them, for its next image [byte]; msdnet.cpp says so
-KEPT = 2**30
-
-
-class _Kept(threading.local):
-    """Memory that the compiled evaluation has on this thread and can use again [byte]."""
-
-    bytes = 0
-
-
-_kept = _Kept()
-
 
 @dataclass(frozen=True)
 class Backend:
@@ -100,15 +88,7 @@ def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges
 def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
     if not compiled.suits(weights):
         return _torch(weights, image, device, edges)
-    try:
-        return compiled.evaluate(weights, image, threads=threads_here(), edges=edges)
-    finally:
-        planes = _planes_bytes(weights, image)
-        _kept.bytes = planes if planes < KEPT else 0
-
-
-def _planes_bytes(weights: MSDWeights, image: np.ndarray) -> int:
-    return 4 * weights.final.shape[1] * image[0].size
+    return compiled.evaluate(weights, image, threads=threads_here(), edges=edges)
 
 
 #: name -> backend
@@ -176,7 +156,8 @@ def evaluate(
     weights = weights_of(net)
     image = _checked(image, weights)
     device = resolve_device(device)
-    return _in_parts(_backend(backend, device), weights, image, device, tuple(edges), halo)
+    edges = _checked_parts(edges, halo)
+    return _in_parts(_backend(backend, device), weights, image, device, edges, halo)
 
 
 def evaluate_many(
@@ -230,7 +211,7 @@ def evaluate_many(
                          f"one, all of the same shape (channel, y, x)")
     if batch is not None and (isinstance(batch, bool) or int(batch) != batch or batch < 1):
         raise InputError(f"batch is {batch!r}; expected a whole number of at least 1, or None")
-    device, edges = resolve_device(device), tuple(edges)
+    device, edges = resolve_device(device), _checked_parts(edges, halo)
     chosen = _backend(backend, device)
     if chosen.name != "torch":
         batch = 1
@@ -241,13 +222,23 @@ def evaluate_many(
         int(batch), alone=lambda image: _in_parts(chosen, weights, image, device, edges, halo))
 
 
+def _checked_parts(edges: Any, halo: Any) -> Edges:
+    if not isinstance(edges, tuple | list) or len(edges) != 4:
+        raise InputError(f"edges is {edges!r}; expected four truths (top, bottom, left, right), as (True,) * 4")
+    if halo is not None and (isinstance(halo, bool) or not isinstance(halo, int | np.integer) or halo < 0):
+        raise InputError(f"halo is {halo!r}; expected a number of pixels, as 64, or None for the receptive radius")
+    return tuple(bool(edge) for edge in edges)
+
+
 def _in_parts(backend: Backend, weights: MSDWeights, image: np.ndarray, device: str, edges: Edges,
               halo: int | None) -> np.ndarray:
-    look = device == "cpu" and _planes_bytes(weights, image) > max(SMALL, _kept.bytes)
+    # what the compiled evaluation keeps on this thread it can use again, for planes of any size: it frees them first
+    kept = compiled.kept_bytes() if backend.name == "compiled" else 0
+    look = device == "cpu" and compiled.planes_bytes(weights, image.shape) > max(SMALL, kept)
     out = evaluate_in_parts(
         lambda part, sides: backend.run(weights, part, device, sides), image, edges,
         weights.receptive_radius if halo is None else halo, planes=weights.final.shape[1],
-        available=(lambda: available_memory() + _kept.bytes) if look else None)
+        available=(lambda: available_memory() + kept) if look else None)
     return np.ascontiguousarray(out, dtype=np.float32)
 
 

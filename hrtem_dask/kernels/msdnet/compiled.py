@@ -52,7 +52,7 @@ import numpy as np
 from ...core.errors import InputError
 from .weights import PADDINGS, MSDWeights
 
-__all__ = ["evaluate", "fma_peak", "instruction_sets", "suits", "why_not"]
+__all__ = ["evaluate", "fma_peak", "instruction_sets", "kept_bytes", "planes_bytes", "suits", "why_not"]
 
 #: margins wider than this would cost more than they gain
 _LARGEST_DILATION = 32
@@ -132,6 +132,25 @@ def evaluate(weights: MSDWeights, image: np.ndarray, *, threads: int = 1, instru
                      tuple(PADDINGS.index(weights.padding if edge else "reflect") for edge in edges),
                      threads, instruction_set)
     return out
+
+
+def planes_bytes(weights: MSDWeights, shape: tuple[int, ...]) -> int:
+    """Memory [byte] that the planes of an image (..., y, x) take, with their margins.
+
+    Examples
+    --------
+    >>> from hrtem_dask.networks import MSDNet
+    >>> planes_bytes(MSDNet(1, 2, 49).to_weights(), (1, 1000, 1000)) / 1e6
+    214.656
+    """
+    margin = -(-max(weights.layer_dilations) // 16) * 16
+    lines = -(-(shape[-1] + 2 * margin) // 16) | 1  # cache lines of a row, an odd number
+    return 4 * weights.final.shape[1] * (shape[-2] + 2 * margin) * 16 * lines
+
+
+def kept_bytes() -> int:
+    """Memory [byte] of the planes that this thread keeps from its last image for the next one of the same size."""
+    return _msdnet.kept_bytes() if _msdnet else 0
 
 
 def fma_peak(threads: int = 1) -> float:

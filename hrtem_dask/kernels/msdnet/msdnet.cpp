@@ -269,9 +269,11 @@ static bool run(Job& j, const float* image, const Isa& isa, int threads) {
         std::atomic<bool> failed{false};
         auto body = [&] { try { isa.work(j, shared); } catch (const std::bad_alloc&) { failed = true; } };
         std::vector<std::thread> others;
+        others.reserve(std::max(0, threads));
         try {
             for (int t = 1; t < std::min(threads, shared.tiles_y); t++) others.emplace_back(body);
-        } catch (const std::system_error&) {}  // no more threads to be had: those that run do all of the work
+        } catch (const std::system_error&) {  // no more threads to be had: those that run do all of the work
+        } catch (const std::bad_alloc&) {}
         body();
         for (auto& t : others) t.join();
         kept.done();
@@ -335,9 +337,12 @@ static PyObject* multiply_adds(PyObject*, PyObject* args) {  // per second, on s
     return PyFloat_FromDouble(12.0 * isa->vl * times * running / seconds);
 }
 
+static PyObject* kept_bytes(PyObject*, PyObject*) { return PyLong_FromSize_t(kept.pages ? kept.pages->bytes : 0); }
+
 static PyMethodDef METHODS[] = {
     {"evaluate", evaluate, METH_VARARGS, "Evaluate an MSD-net; see hrtem_dask.kernels.msdnet.compiled."},
     {"multiply_adds", multiply_adds, METH_VARARGS, "Fused multiply-adds of single floats a second on so many threads."},
+    {"kept_bytes", kept_bytes, METH_NOARGS, "Memory of planes that this thread keeps for its next image."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Instruction sets that this processor can run, best first."},
     {nullptr, nullptr, 0, nullptr}};
 static PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_msdnet", nullptr, -1, METHODS, nullptr, nullptr, nullptr, nullptr};

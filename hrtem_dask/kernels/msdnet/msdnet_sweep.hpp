@@ -125,6 +125,7 @@ public:
         packed_h = TILE_H + 2 * halo;
         packed.reset(PACKED * (long)packed_h * packed_w + 1024);
         sums.reset((long)sh.block * j.width * TILE_H * TILE_W);
+        done.resize(sh.block * j.width);  // all memory is taken here: a row that a thread drops would be waited for
     }
 
     void run() {
@@ -145,6 +146,7 @@ private:
     Shared& sh;
     int halo, margin, packed_w, packed_h;
     Buffer packed, sums;
+    std::vector<char> done;  // planes of the block that share the loads of one before
 
     float* plane(long c) const { return j.planes + c * j.plane_stride + margin * j.row_stride + margin; }
     long channel_of(int layer) const { return j.in_channels + (long)layer * j.width; }
@@ -178,7 +180,7 @@ private:
             m = (c1 - c0) / (groups - g);
             pack(c0, m, w.y0, h, w.x0);
             Prefetcher next = following(sub, whole, c0 + m, c1, groups - g - 1, w);
-            std::vector<char> done((end - sub) * j.width, 0);
+            std::fill(done.begin(), done.end(), 0);
             for (int p = 0, n = (end - sub) * j.width; p < n; p++) {
                 if (done[p]) continue;
                 const float* weight[3];
