@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -20,15 +19,15 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask._task_spec import Task, TaskRef, convert_legacy_graph
-from dask.base import clone_key, tokenize
+from dask._task_spec import Task, TaskRef
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
 from ..kernels.normalise import combine
 from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
 from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
-from .graphs import read_after
+from .graphs import read_after, read_again
 
 __all__ = ["Network", "assemble", "count_unknown"]
 
@@ -217,7 +216,7 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
     several = _several(source)
     graph = {}
     if several:
-        source = _again(source)
+        source = read_again(source, "hrtem-dask-statistics")
         jobs = [RegionJob(layout, r, Cut.of(source.chunks[1:], r[0].read, r[1].read)) for r in layout.regions]
     else:
         whole = FrameJob(layout, Cut.of(source.chunks[1:], (0, layout.y.n), (0, layout.x.n)))
@@ -259,20 +258,6 @@ def _piece_task(block: np.ndarray, here: tuple[slice, ...]) -> np.ndarray:
 def _several(source: da.Array) -> bool:
     """Whether a frame comes in several chunks."""
     return any(n > 1 for n in source.numblocks[1:])
-
-
-def _again(source: da.Array) -> da.Array:
-    """The same array under other keys, so that its chunks are read again and not kept.
-
-    That is what `dask.graph_manipulation.clone` is for; in dask 2026.7 it renames the keys of a
-    materialised layer, as slicing makes them, but not the references inside, and so shares all.
-    """
-    rename = lru_cache(None)(lambda name: clone_key(name, "hrtem-dask-statistics"))
-    graph = convert_legacy_graph(dict(source.dask))
-    names = {k: (rename(k[0]), *k[1:]) if isinstance(k, tuple) else rename(k) for k in graph}
-    tasks = {names[k]: v.substitute(names, key=names[k]) for k, v in graph.items()}
-    name = rename(source.name)
-    return da.Array(HighLevelGraph.from_collections(name, tasks), name, source.chunks, meta=source._meta)
 
 
 class FrameJob(NamedTuple):
