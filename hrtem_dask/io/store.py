@@ -10,7 +10,6 @@ the campaign's ledger, never by a file. Every chunk carries a crc32c: a flipped 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import xarray as xr
 
 from ..core.errors import InputError, MissingInputError, ReadError, WriteError
 from ..core.provenance import record, versions
+from .replacing import check_shared_dims, plain, replacing
 from .tables import read_json, read_table, write_csv, write_json, write_table, writing
 
 __all__ = ["ArraySpec", "create_store", "frame_spec", "open_store", "read_json", "read_table", "remove_shards",
@@ -147,7 +147,7 @@ def create_store(
     from zarr.codecs import BloscCodec, Crc32cCodec
 
     with writing(path):
-        zarr.open_group(str(path), mode="w", zarr_format=3, attributes=_plain(attrs or {}))
+        zarr.open_group(str(path), mode="w", zarr_format=3, attributes=plain(attrs or {}))
         for spec in arrays:
             # how xarray knows that time(frame) is a coordinate and no variable of its own
             beside = [n for n, v in coords.items() if n not in spec.dims and set(v.dims) <= set(spec.dims)]
@@ -156,7 +156,7 @@ def create_store(
             zarr.create_array(
                 str(path), name=spec.name, shape=spec.shape, dtype=spec.dtype, chunks=spec.chunks, shards=spec.shards,
                 compressors=[BloscCodec(cname=codec[0], clevel=codec[1], shuffle=codec[2]), Crc32cCodec()],
-                fill_value=spec.fill_value, dimension_names=spec.dims, attributes=_plain({**spec.attrs, **told}),
+                fill_value=spec.fill_value, dimension_names=spec.dims, attributes=plain({**spec.attrs, **told}),
             )
     write_coords(path, coords)
 
@@ -173,7 +173,7 @@ def write_coords(path: str | Path, coords: Mapping[str, xr.Variable]) -> None:
             array = zarr.create_array(
                 str(path), name=str(name), shape=values.shape, dtype=str if text else values.dtype,
                 chunks=tuple(max(n, 1) for n in values.shape), compressors=[ZstdCodec(level=3), Crc32cCodec()],
-                dimension_names=variable.dims, attributes=_plain(variable.attrs), overwrite=True,
+                dimension_names=variable.dims, attributes=plain(variable.attrs), overwrite=True,
             )
             array[...] = values.astype(object) if text else values
 
@@ -278,7 +278,7 @@ def write_movie(path: str | Path, movie: xr.DataArray, *, name: str = "movie", *
     Parameters
     ----------
     path : path
-        Folder of the new store; an existing store there is replaced.
+        Folder of the new store; an existing one is replaced at the end, also where it is what is read here.
     movie : DataArray, dims (frame, ..., y, x)
         What `open_movie` gives back when it opens this store: a movie, or what `segment` or
         `label_particles` return.
@@ -296,29 +296,27 @@ def write_movie(path: str | Path, movie: xr.DataArray, *, name: str = "movie", *
     ...     open_store(folder + "/m.zarr")["movie"].sizes["x"]
     9
     """
+    check_shared_dims(name, movie, extra)
     arrays = {name: movie, **{k: v for k, v in extra.items() if v.ndim >= 3}}
     specs = [frame_spec(k, a.dims, a.shape, a.dtype, attrs=a.attrs, blocks=a.chunks[-2:] if a.chunks else None)
              for k, a in arrays.items()]
     coords = {str(k): v.variable for a in (movie, *extra.values()) for k, v in a.coords.items()}
     coords |= {k: v.variable for k, v in extra.items() if v.ndim < 3}
     attrs = record(movie.attrs, "write_movie", versions=versions())
-    create_store(path, specs, coords=coords, attrs={k: v for k, v in attrs.items() if k == "provenance"})
-    waiting = []
-    for spec in specs:
-        data = arrays[spec.name].data
-        if dask.is_dask_collection(data):
-            waiting.append(_lazy_writes(path, spec, data))
-            continue
+    with replacing(path) as folder:
+        create_store(folder, specs, coords=coords, attrs={k: v for k, v in attrs.items() if k == "provenance"})
+        dask.compute(*(_writes(folder, spec, arrays[spec.name].data) for spec in specs))
+
+
+def _writes(path: Path, spec: ArraySpec, data: Any) -> Any:
+    """Write what is in memory; of a lazy array, a task a shard, which writes it and leaves one number behind."""
+    if not dask.is_dask_collection(data):
         for start in itertools.product(*(range(0, n, s) for n, s in zip(spec.shape, spec.shards, strict=True))):
-            write_shards(path, spec.name, data[tuple(slice(i, i + s) for i, s in zip(start, spec.shards, strict=True))],
-                         start)
-    dask.compute(*waiting)
-
-
-def _lazy_writes(path: str | Path, spec: ArraySpec, data: Any) -> Any:
-    """A task a shard, which writes it and leaves one number behind."""
-    blocks = data.rechunk(spec.shards)
-    return blocks.map_blocks(_write_block, str(Path(path).absolute()), spec.name, spec.shards, dtype=np.int64,
+            block = data[tuple(slice(i, i + s) for i, s in zip(start, spec.shards, strict=True))]
+            write_shards(path, spec.name, np.asarray(block).astype(spec.dtype, copy=False), start)
+        return None
+    blocks = data.rechunk(spec.shards).astype(spec.dtype)  # the store has the byte order of this machine
+    return blocks.map_blocks(_write_block, str(path.absolute()), spec.name, spec.shards, dtype=np.int64,
                              chunks=tuple((1,) * n for n in blocks.numblocks),
                              meta=np.empty((0,) * blocks.ndim, np.int64))
 
@@ -393,8 +391,3 @@ def _shard_files(array: Any, name: str, region: tuple[slice, ...]) -> list[str]:
     shards = array.shards or array.chunks
     ranges = [range(r.start // s, -(-r.stop // s)) for r, s in zip(region, shards, strict=True)]
     return [f"{name}/{array.metadata.encode_chunk_key(index)}" for index in itertools.product(*ranges)]
-
-
-def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as JSON takes them: numpy scalars and arrays become numbers and lists."""
-    return json.loads(json.dumps(dict(attrs), default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
