@@ -85,6 +85,22 @@ def test_what_was_there_stays_where_writing_fails(path: Path, movie: xr.DataArra
     assert alone(path)
 
 
+def test_tasks_beside_one_that_fails_leave_nothing(path: Path, movie: xr.DataArray,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+        if block_id[0] == 6:
+            raise ValueError("cannot be read")
+        return block
+
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    data = da.from_array(np.random.default_rng(0).random((12, 300, 300)), chunks=(1, 300, 300))
+    other = make_movie(data.map_blocks(fail, dtype=data.dtype, meta=np.empty((0, 0, 0))), pixel_size=0.5)
+    with pytest.raises(ValueError, match="cannot be read"), dask.config.set(scheduler="threads", num_workers=4):
+        store.write_movie(path, other)
+    np.testing.assert_array_equal(open_movie(path).values, movie.values)
+    assert alone(path)
+
+
 def test_what_was_there_stays_where_the_swap_fails(path: Path, movie: xr.DataArray,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.rename

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from ..core.errors import InputError
 from .tables import writing
 
 __all__ = ["check_shared_dims", "plain", "replacing"]
+
+#: tenths of a second that tasks have to end their shards when one of them has failed
+GRACE = 10
 
 
 def check_shared_dims(name: str, movie: xr.DataArray, extra: Mapping[str, xr.DataArray]) -> None:
@@ -68,9 +72,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
             except OSError:
                 old.rename(target)
                 raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    except BaseException:
+        _remove(new)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder and what tasks still under way put there: where one of several fails, dask waits for no other.
+
+    A task that begins its shard later finds no array and writes nothing.
+    """
+    for _ in range(GRACE):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
