@@ -87,7 +87,9 @@ def test_memory_does_not_grow_with_the_frame(tmp_path: Path, layout: str) -> Non
     small, large = (peaks(tmp_path / str(side), side, layout) for side in (1536, 4096))
     # 14 million pixels more: 29 MB of counts, 115 MB of probability, 58 MB of labels
     # and the largest frame has wider particles, whose spectra take more
-    assert (large - small < [40, 30, 70]).all(), (small, large)
+    # and bands of rows are as wide as the frame: those that a row of tiles reads are held
+    limits = [40, 30, 70] if layout == "squares" else [65, 30, 70]
+    assert (large - small < limits).all(), (small, large)
 
 
 @pytest.mark.parametrize("chunks", [(1, 300, 300), (2, 90, 640), (1, 640, 640)])
