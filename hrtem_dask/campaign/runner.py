@@ -191,24 +191,11 @@ def _executor(client: Client | None) -> Iterator[tuple[cf.Executor, int, str]]:
             client = sys.modules["distributed"].client.default_client()
     if client is None:
         threads = available_cores()
-        with single_threaded_torch(), cf.ThreadPoolExecutor(threads) as pool:
+        with cf.ThreadPoolExecutor(threads) as pool:
             yield pool, threads, f"{threads} threads of this process"
         return
     threads = max(1, sum(client.nthreads().values()))
     yield client.get_executor(pure=False), threads, f"{threads} Dask worker threads"
-
-
-@contextlib.contextmanager
-def single_threaded_torch() -> Iterator[None]:
-    """One torch thread a task while the tasks themselves run in parallel."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _work(
