@@ -37,13 +37,13 @@ class Frame:
 
 
 def draw_frame(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, extent: float | None = None,
-               dose: float | None = None, pixel_size: float | None = None) -> Frame:
+               dose: float | None = None, pixel_size: float | None = None, refocus: float = 0.0) -> Frame:
     """Draw one recorded frame of a field, anywhere in it: `draw_frames` with one generator."""
-    return draw_frames(sample, recipe, [rng], extent=extent, dose=dose, pixel_size=pixel_size)[0]
+    return draw_frames(sample, recipe, [rng], extent=extent, dose=dose, pixel_size=pixel_size, refocus=refocus)[0]
 
 
 def draw_frames(sample: Sample, recipe: Recipe, rngs: Sequence[np.random.Generator], *, extent: float | None = None,
-                dose: float | None = None, pixel_size: float | None = None) -> list[Frame]:
+                dose: float | None = None, pixel_size: float | None = None, refocus: float = 0.0) -> list[Frame]:
     """Draw recorded frames of one field, each with another microscope, camera and place.
 
     Parameters
@@ -59,6 +59,8 @@ def draw_frames(sample: Sample, recipe: Recipe, rngs: Sequence[np.random.Generat
         [electrons/angstrom^2] and [angstrom]; drawn where they are not given. The pixel size
         is rounded, by a few percent at most, so that the period of the field is a whole number of
         pixels that transforms quickly.
+    refocus : float
+        Added to the defocus that is drawn [angstrom]; all else stays as it is.
 
     Returns
     -------
@@ -70,6 +72,7 @@ def draw_frames(sample: Sample, recipe: Recipe, rngs: Sequence[np.random.Generat
     frames, lenses, shapes = [], [], []
     for rng in rngs:
         optics, camera = draw_optics(recipe.imaging, rng), draw_camera(recipe.imaging, rng)
+        optics = replace(optics, defocus=optics.defocus + refocus)
         camera = replace(camera, dose=dose or camera.dose, pixel_size=pixel_size or camera.pixel_size)
         n = quick_size(field.box / camera.pixel_size / camera.binned)
         series = draw_series(recipe.imaging, optics, rng)
