@@ -57,7 +57,7 @@ class Imaging:
     pixel_size: Span = span(0.1, 0.8, "angstrom", "of the camera", scale="log", bounds=(0.02, 2))
     dose: Span = span(10, 5000, "electrons/angstrom^2", "of one image; a focal series shares it", scale="log",
                       bounds=(0.01, 1e7))
-    defocus: Span = span(0, 3000, "angstrom", "underfocus", bounds=(0, 1e5))
+    defocus: Span = span(0, 3000, "angstrom", "underfocus; negative is overfocus", bounds=(-1e5, 1e5))
     overfocus_fraction: float = scalar(0.12, "1", "images with the other sign, up to a third of the range",
                                        bounds=(0, 1))
     corrected_fraction: float = scalar(0.4, "1", "images from an aberration-corrected microscope", bounds=(0, 1))
