@@ -11,10 +11,13 @@ from scipy.spatial import cKDTree
 __all__ = ["BLOCK_HEIGHT", "Edge", "amorphous_block", "carbon_film", "draw_edge", "rough_surface"]
 
 BLOCK_HEIGHT = 40.0  # angstrom
+DISTANCE = 1.35  # angstrom: that carbon atoms are pushed to
+STEPS = 6  # of pushing
+SEAM = 4.0  # angstrom: depth in which the atoms on both sides of a seam between blocks are pushed apart
 
 
 def amorphous_block(box: tuple[float, float, float], density: float, rng: np.random.Generator, *,
-                    distance: float = 1.35, steps: int = 6) -> np.ndarray:
+                    distance: float = DISTANCE, steps: int = STEPS) -> np.ndarray:
     """Fill a fully periodic block with carbon: random points, pushed apart where too close.
 
     Parameters
@@ -36,16 +39,23 @@ def amorphous_block(box: tuple[float, float, float], density: float, rng: np.ran
     size = np.asarray(box, float)
     p = rng.random((round(size.prod() * density), 3)) * size
     for _ in range(steps):
-        p %= size
-        p[p >= size] = 0  # the remainder of a tiny negative number rounds up to the box itself
-        i, j = cKDTree(p, boxsize=size).query_pairs(distance, output_type="ndarray").T
-        d = p[i] - p[j]
-        d -= size * np.round(d / size)
-        length = np.linalg.norm(d, axis=1, keepdims=True)
-        push = 0.5 * d / np.maximum(length, 1e-3) * (1.1 * distance - length)
-        for axis in range(3):
-            p[:, axis] += np.bincount(i, push[:, axis], len(p)) - np.bincount(j, push[:, axis], len(p))
+        p = pushed_apart(p, size, distance)
     return p % size
+
+
+def pushed_apart(p: np.ndarray, size: np.ndarray, distance: float) -> np.ndarray:
+    """Push points closer than a distance to 1.1 of it; a size of 0 marks an axis along which nothing repeats."""
+    period = np.where(size > 0, size, np.inf)
+    p = np.where(size > 0, p % period, p)
+    p = np.where(p >= period, 0.0, p)  # the remainder of a tiny negative number rounds up to the box itself
+    i, j = cKDTree(p, boxsize=size).query_pairs(distance, output_type="ndarray").T
+    d = p[i] - p[j]
+    d -= np.where(size > 0, size * np.round(d / period), 0.0)
+    length = np.linalg.norm(d, axis=1, keepdims=True)
+    push = 0.5 * d / np.maximum(length, 1e-3) * (1.1 * distance - length)
+    for axis in range(3):
+        p[:, axis] += np.bincount(i, push[:, axis], len(p)) - np.bincount(j, push[:, axis], len(p))
+    return p
 
 
 def carbon_film(blocks: list[np.ndarray], box: float, thickness: float, rng: np.random.Generator, *,
@@ -69,6 +79,10 @@ def carbon_film(blocks: list[np.ndarray], box: float, thickness: float, rng: np.
         layers.append(p)
         z += BLOCK_HEIGHT
     p = np.concatenate(layers)
+    for k in range(1, len(layers)):  # blocks do not fit to one another
+        seam = np.abs(p[:, 2] - (k * BLOCK_HEIGHT - 3 * roughness)) < SEAM
+        for _ in range(STEPS):
+            p[seam] = pushed_apart(p[seam], np.array([box, box, 0.0]), DISTANCE)
     low, high = np.zeros(len(p)), np.full(len(p), thickness)
     if roughness > 0:
         n = max(16, round(box / 2))

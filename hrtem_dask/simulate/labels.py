@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from .lattices import atom_volume_of
 from .structures import Specimen
 
-__all__ = ["GOLD_DENSITY", "OUTLINES", "gold_thickness", "half_thickness_mask", "instance_labels", "particle_mask"]
+__all__ = ["OUTLINES", "gold_thickness", "half_thickness_mask", "instance_labels", "particle_mask"]
 
 DISC = 1.4  # angstrom: radius around a projected atom
 CLOSING = 1.2  # angstrom
-GOLD_DENSITY = 4 / 4.078**3  # atoms/angstrom^3
+GOLD = 79
 #: what a network can be taught to outline: all projected atoms, or where the contrast falls to half
 OUTLINES = ("atoms", "half-thickness")
 NEIGHBOURHOOD = 10.0  # angstrom: over which the thickest place of a particle is looked for
@@ -125,18 +126,39 @@ def unwrapped(ij: np.ndarray, period: np.ndarray) -> np.ndarray:
     return ij - np.round((ij - centre) / period).astype(int) * period
 
 
-def gold_thickness(gold: np.ndarray, box: tuple[float, float], sampling: float, *, smooth: float = 1.5) -> np.ndarray:
-    """Projected thickness of gold [angstrom], periodic, smoothed by a Gaussian of this sigma.
+def gold_thickness(gold: np.ndarray, box: tuple[float, float], sampling: float, *,
+                   numbers: np.ndarray | None = None, smooth: float = 1.5) -> np.ndarray:
+    """Projected thickness of the particles [angstrom], periodic.
+
+    Parameters
+    ----------
+    gold : ndarray, shape (n, 3)
+        Positions (x, y, z) of their atoms [angstrom].
+    box : (float, float)
+        Size of the field (y, x) [angstrom].
+    sampling : float
+        [angstrom]
+    numbers : ndarray, int, shape (n,), optional
+        Atomic numbers: every atom counts with its volume in its own metal. By default gold.
+    smooth : float
+        Sigma of a Gaussian [angstrom].
 
     Returns
     -------
     ndarray, float32, shape (y, x)
+
+    Examples
+    --------
+    >>> atom = np.array([[2.0, 3.0, 0.0]])
+    >>> [round(float(gold_thickness(atom, (9, 8), 1.0, numbers=np.array([z])).sum()), 2) for z in (79, 29)]
+    [16.95, 11.76]
     """
     shape = tuple(round(b / sampling) for b in box)
     i = np.round(gold[:, [1, 0]] / sampling).astype(int) % shape
-    count = np.bincount(np.ravel_multi_index(tuple(i.T), shape), minlength=shape[0] * shape[1]).reshape(shape)
-    t = count / (GOLD_DENSITY * sampling**2)
-    return ndimage.gaussian_filter(t, smooth / sampling, mode="wrap").astype(np.float32)
+    kinds, kind = np.unique(np.full(len(gold), GOLD) if numbers is None else numbers, return_inverse=True)
+    volume = np.array([atom_volume_of(int(n)) for n in kinds])[kind] if len(kinds) else None
+    t = np.bincount(np.ravel_multi_index(tuple(i.T), shape), volume, shape[0] * shape[1]).reshape(shape)
+    return ndimage.gaussian_filter(t / sampling**2, smooth / sampling, mode="wrap").astype(np.float32)
 
 
 def half_thickness_mask(truth: np.ndarray, truth_sampling: float, thickness: np.ndarray,

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..core.errors import InputError
 
-__all__ = ["COLUMN_AXES", "Lattice", "family_of", "lattice_of", "parse_zone_axis", "structure_of", "zone_direction"]
+__all__ = ["COLUMN_AXES", "Lattice", "atom_volume_of", "bond_of", "family_of", "lattice_of", "parse_zone_axis",
+           "structure_of", "zone_direction"]
 
 #: where ASE's table is rounded to 0.01 angstrom, too coarse for the spacings that the package measures
 LATTICE_CONSTANTS = {"Au": 4.078}
@@ -128,6 +129,36 @@ def lattice_of(species: str) -> Lattice:
     around = Lattice(number, structure, cell, basis, (), 0.0).sites(2 * a)
     bond = np.sort(np.linalg.norm(around - around[np.argmin((around**2).sum(1))], axis=1))[1]
     return Lattice(number, structure, cell, basis, facets, float(bond))
+
+
+@lru_cache(maxsize=128)
+def bond_of(number: int) -> float:
+    """Distance of nearest neighbours [angstrom] of a metal, by its atomic number; of others twice the covalent radius.
+
+    Examples
+    --------
+    >>> round(bond_of(79), 3), round(bond_of(6), 2)
+    (2.884, 1.52)
+    """
+    from ase.data import chemical_symbols, covalent_radii
+
+    try:
+        return lattice_of(chemical_symbols[number]).bond
+    except InputError:
+        return 2 * float(covalent_radii[number])
+
+
+def atom_volume_of(number: int) -> float:
+    """Volume of an atom [angstrom^3] of a metal, by its atomic number; raises as `structure_of` does.
+
+    Examples
+    --------
+    >>> round(atom_volume_of(79), 2), round(atom_volume_of(29), 2)
+    (16.95, 11.76)
+    """
+    from ase.data import chemical_symbols
+
+    return lattice_of(chemical_symbols[number]).atom_volume
 
 
 def normals_of(structure: str, hkl: tuple[int, int, int], cell: np.ndarray) -> np.ndarray:

@@ -280,7 +280,8 @@ def wave_task(scene: Scene, recording: Recording, k: int, store: MovieStore) -> 
     """Exit wave, labels, thickness and columns of one configuration."""
     specimen, box = scene.specimen(k), recording.box
     labels = instance_labels(specimen, box / round(box / TRUTH_SAMPLING)).astype(np.int32)
-    thickness = gold_thickness(specimen.gold, (box, box), box / round(box / THICKNESS_SAMPLING))
+    thickness = gold_thickness(specimen.gold, (box, box), box / round(box / THICKNESS_SAMPLING),
+                               numbers=specimen.gold_numbers)
     store.write_wave(k, Exposed(exit_wave(specimen, scene.field), labels, thickness.astype(np.float32)),
                      column_table(specimen))
     return k

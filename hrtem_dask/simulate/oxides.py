@@ -12,7 +12,9 @@ from .lattices import zone_direction
 __all__ = ["CERIA_LATTICE", "ceria_slab"]
 
 CERIA_LATTICE = 5.411  # angstrom: Mogensen, Sammes and Tompsett, Solid State Ionics 129, 63 (2000)
-CLOSEST = 1.9  # angstrom: nearer than this, one of two formula units at a grain boundary goes; Ce-O is 2.34
+#: angstrom: nearer than this, one of two formula units at a grain boundary goes; in the crystal two cerium are 3.83
+#: apart, two oxygen 2.71, one of each 2.34
+CLOSEST, CLOSEST_CERIUM = 1.9, 3.0
 THERMAL = 0.06  # angstrom: rms along one axis
 
 
@@ -88,7 +90,9 @@ def without_clashes(units: np.ndarray, box: tuple[float, float]) -> np.ndarray:
     p[:, :2] %= box
     p[:, :2] = np.where(p[:, :2] >= box, 0.0, p[:, :2])
     p[:, 2] -= p[:, 2].min()
-    pairs = cKDTree(p, boxsize=[*box, 10 * p[:, 2].max() + 100]).query_pairs(CLOSEST, output_type="ndarray") // 3
+    tree = cKDTree(p, boxsize=[*box, 0])
+    cerium = cKDTree(p[::3], boxsize=[*box, 0]).query_pairs(CLOSEST_CERIUM, output_type="ndarray")
+    pairs = np.concatenate([tree.query_pairs(CLOSEST, output_type="ndarray") // 3, cerium])
     gone = np.zeros(len(units), bool)
     for i, j in pairs[pairs[:, 0] != pairs[:, 1]]:
         if not gone[i]:

@@ -55,7 +55,8 @@ def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
     wave = exit_wave(specimen, recipe.field)
     instances = instance_labels(specimen, truth_sampling)
     columns = column_table(specimen).round(DECIMALS)
-    return Sample(wave, instances > 0, gold_thickness(specimen.gold, box, thickness_sampling), info, instances, columns)
+    thickness = gold_thickness(specimen.gold, box, thickness_sampling, numbers=specimen.gold_numbers)
+    return Sample(wave, instances > 0, thickness, info, instances, columns)
 
 
 @lru_cache(maxsize=2)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from .contact import apart, beyond, giving_way, wrapped
 from .crystals import Cluster, metal_particle
 from .films import BLOCK_HEIGHT, Edge, amorphous_block, carbon_film, draw_edge
 from .matter import Particles, Sheet, Support, words
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "Specimen", "assemble", "build_specimen", "draw_parts", "film_blocks", "place_clusters"]
 
-GAPS = {6: 2.4}  # angstrom: closest carbon to a particle; other supports keep the next
-GAP = 2.1  # angstrom: gold to the oxygen of an oxide
-CONTACT = 2.3  # angstrom: closest atoms of two particles
 SHEET_GAP = 3.2  # angstrom: between a sheet and a film
 BLOCKS = 3
+#: a particle that would lose more than this part of its atoms to one it touches is drawn again
+LOSS = 0.5
 #: a particle beside a support that ends in the field reaches over its edge by at least so much of its radius
 GRIP = 0.8
 
@@ -77,6 +76,11 @@ class Specimen:
     def gold(self) -> np.ndarray:
         """Positions of the atoms of the particles, of whatever metal."""
         return self.positions[(self.particle > 0) & (self.numbers > 0)]
+
+    @property
+    def gold_numbers(self) -> np.ndarray:
+        """Atomic numbers of the atoms in `gold`."""
+        return self.numbers[(self.particle > 0) & (self.numbers > 0)]
 
     @property
     def carbon(self) -> np.ndarray:
@@ -154,6 +158,8 @@ def draw_parts(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray
     clusters = [] if empty else place_clusters(recipe.particles, box, thickness, rng, edge=edge,
                                                support=replace(support, kind=kind))
     sheet = draw_sheet(recipe.sheet, (box, box), thickness, extra) if has_sheet else None
+    if sheet:
+        clusters = [c if c.info["place"] == "edge" else beyond(c, sheet, pair(box), thickness) for c in clusters]
     return Parts(clusters, [*base, sheet] if sheet else base, box, thickness, kind, sheet.info if sheet else None)
 
 
@@ -178,7 +184,9 @@ def draw_sheet(spec: Sheet, box: tuple[float, float], thickness: float, rng: np.
 def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarray | Sequence[Cluster],
              box: float | tuple[float, float], infos: list[dict] | None = None, thickness: float = 0.0, *,
              support: str = "carbon", sheet: dict | None = None) -> Specimen:
-    """Put particles and what carries them into one periodic cell; a support too close to a particle gives way.
+    """Put particles and what carries them into one periodic cell, where no two bodies come too close.
+
+    Of two particles that touch, the later one gives way; a support gives way to particles and sheets.
 
     Parameters
     ----------
@@ -201,13 +209,13 @@ def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarr
     """
     bx, by = pair(box)
     bases = [base] if isinstance(base, Cluster | np.ndarray) else list(base)
-    clusters = [wrapped(p if isinstance(p, Cluster) else Cluster.of(p, 79), (bx, by)) for p in particles]
-    bases = [wrapped(b if isinstance(b, Cluster) else Cluster.of(b, 6), (bx, by)) for b in bases if len(b)]
-    if clusters:
-        tree = cKDTree(np.concatenate([c.positions for c in clusters]))
-        gaps = [GAPS.get(int(b.numbers[0]), GAP) for b in bases]
-        bases = [b.kept(tree.query(b.positions, distance_upper_bound=gap)[0] > gap)
-                 for b, gap in zip(bases, gaps, strict=True)]
+    clusters: list[Cluster] = []
+    for p in particles:
+        clusters.append(apart(p if isinstance(p, Cluster) else Cluster.of(p, 79), clusters, (bx, by)))
+    infos = [c.info | ({"atoms": len(c)} if "atoms" in c.info else {}) for c in clusters] if infos is None else infos
+    clusters = [wrapped(c, (bx, by)) for c in clusters]
+    bases = giving_way([wrapped(b if isinstance(b, Cluster) else Cluster.of(b, 6), (bx, by)) for b in bases if len(b)],
+                       clusters, (bx, by))
     parts = [*clusters, *bases] or [Cluster.of(np.zeros((0, 3)), 0)]
     column, last = [], 0
     for p in parts:
@@ -219,7 +227,7 @@ def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarr
     return Specimen(
         np.concatenate([p.numbers for p in parts]), positions + [0.0, 0.0, 2.0 - low],
         (bx, by, float(high - low) + 4.0), np.repeat(ids, [len(p) for p in parts]).astype(np.int32),
-        np.concatenate(column), [c.info for c in clusters] if infos is None else infos, thickness,
+        np.concatenate(column), infos, thickness,
         support if thickness else "none", sheet or {})
 
 
@@ -273,21 +281,12 @@ def place_clusters(spec: Particles, box: float | tuple[float, float], thickness:
         p = draw_particle(spec, d, rng, extra)
         z, place = height_of(p.positions[:, 2], thickness, at_edge, support, rng, extra)
         p = p.moved(p.positions + [*centre, z] + rng.normal(0, thermal, p.positions.shape))
-        if spec.shape == "wulff":  # ellipsoids may still run into one another, as in the sets they are known from
-            p = apart(p, placed, size)
+        whole, p = len(p), apart(p, placed, pair(box))
+        if len(p) < (1 - LOSS) * whole:
+            continue
         info = {"x": float(centre[0]), "y": float(centre[1]), "diameter": float(d), "atoms": len(p), "place": place}
-        if len(p):
-            placed.append(replace(p, info=info | p.info))
+        placed.append(replace(p, info=info | p.info))
     return placed
-
-
-def apart(p: Cluster, others: list[Cluster], size: np.ndarray) -> Cluster:
-    """Drop atoms of a particle that come too close to those of the others, as where two grow together."""
-    if not others:
-        return p
-    wrap = [wrapped(c, (float(size[0]), float(size[1]))).positions for c in (*others, p)]
-    tree = cKDTree(np.concatenate(wrap[:-1]), boxsize=[*size, 0])
-    return p.kept(tree.query(wrap[-1], distance_upper_bound=CONTACT)[0] > CONTACT)
 
 
 def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, extra: np.random.Generator) -> Cluster:
@@ -325,11 +324,3 @@ def is_free(centre: np.ndarray, diameter: float, gap: float, particles: list[dic
 def pair(box: float | tuple[float, float]) -> tuple[float, float]:
     """Field (x, y) of a side, or of both."""
     return (box[0], box[1]) if isinstance(box, tuple) else (box, box)
-
-
-def wrapped(p: Cluster, box: tuple[float, float]) -> Cluster:
-    """Bring x and y back into the field."""
-    positions = p.positions.copy()
-    positions[:, :2] %= box
-    positions[:, :2] = np.where(positions[:, :2] >= box, 0.0, positions[:, :2])  # a tiny negative rounds up
-    return p.moved(positions)
