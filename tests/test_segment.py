@@ -1,70 +1,25 @@
-"""`segment`: right, lazy, and equal for any chunks."""
+"""`segment`: right and equal for any chunks."""
 
 from __future__ import annotations
 
-import collections
-import pickle
-import subprocess
-import sys
-
-import dask
 import dask.array as da
 import numpy as np
 import pytest
 import scipy.special
-import torch
 import xarray as xr
-from dask.utils import key_split
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from segment_scenes import BACKENDS, CARD, compute, discs, network, threshold_network
 
-from hrtem_dask.analysis import tiling
 from hrtem_dask.analysis.segment import layout_of, segment, unknown_pixels
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
-from hrtem_dask.core.provenance import history_of
 from hrtem_dask.kernels import tiles
-from hrtem_dask.kernels.msdnet import compiled, reference
+from hrtem_dask.kernels.msdnet import reference
 from hrtem_dask.kernels.normalise import combine, moments
 from hrtem_dask.kernels.resample import resample
 from hrtem_dask.kernels.tiles import frame_moments, segment_tile, softmax
-from hrtem_dask.networks import Model, MSDNet, evaluate, save_model
-from hrtem_dask.networks.cards import complete_card
-
-CARD = {"classes": ["background", "particle"], "pixel_size": 0.5, "dose_range": [1, 1e4]}
-
-
-def network(c_in=1, depth=4, dilations=(1, 2, 3), padding="zeros", seed=0, width=1, **card):
-    torch.manual_seed(seed)
-    net = MSDNet(c_in, 2, depth, dilations=dilations, padding=padding, width=width)
-    with torch.no_grad():
-        net.final_weight.normal_()
-        net.final_bias.normal_()
-    weights = net.to_weights()
-    return Model("random", complete_card(CARD | card, weights, "0" * 64), weights)
-
-
-def threshold_network():
-    """A net that smooths over 3 x 3 pixels and calls particle what is above 1.05 standard deviations."""
-    net = MSDNet(1, 2, 1)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.zero_()
-        net.weights[0][:] = 1 / 9
-        net.biases[0][:] = 10.0  # keeps the ReLU open
-        net.final_weight[1, 1] = 20.0
-        net.final_bias[1] = -221.0
-    weights = net.to_weights()
-    return Model("threshold", complete_card(CARD, weights, "0" * 64), weights)
-
-
-def discs(shape, pixel, centres, radius):
-    y, x = (np.arange(n) * p for n, p in zip(shape, pixel, strict=True))
-    return np.any([(y[:, None] - a) ** 2 + (x - b) ** 2 <= radius**2 for a, b in centres], axis=0)
-
-
-def compute(array):
-    return array.compute(scheduler="sync")
+from hrtem_dask.networks import evaluate, save_model
 
 
 @pytest.mark.parametrize("pixel", [(0.1, 0.1), (0.59, 0.59), (0.5, 0.5), (0.3, 0.65)])
@@ -114,10 +69,6 @@ def test_any_chunks_give_the_same(data):
     assert whole.min() >= 0
 
 
-BACKENDS = ["torch", pytest.param("compiled", marks=pytest.mark.skipif(
-    not compiled.instruction_sets(), reason="the compiled evaluation is not there"))]
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("shape", "pixel", "tiles_of", "net"), [
     ((83, 61), 0.5, (9, 20, 41), {"depth": 5, "padding": "zeros"}),
@@ -156,106 +107,6 @@ def test_statistics_do_not_depend_on_tiles_and_are_those_of_the_frame(monkeypatc
     known = np.isfinite(fine)
     np.testing.assert_allclose(frame_moments(counts, one)[0], [known.sum(), fine[known].mean(),
                                                                fine[known].var() * known.sum()], rtol=1e-5)
-
-
-def blended(model, counts, pixel, kind, size):
-    """One frame (channel, y, x) step by step: the whole image, window by window, in float64.
-
-    Sides of a window inside the frame are mirrored, its others are padded as the network says.
-    """
-    image = np.stack([resample(plane.astype(float), pixel, 0.5).astype(np.float64) for plane in counts])
-    image = np.stack([(plane - plane.mean()) / plane.std() for plane in image]).astype(np.float32)
-    total = weight = 0
-    starts = [sorted({*range(0, max(1, n - size), size // 2), max(0, n - size)}) for n in image.shape[1:]]
-    for y in starts[0]:
-        for x in starts[1]:
-            part = image[:, y:y + size, x:x + size].astype(np.float64)
-            edges = y == 0, y + size >= image.shape[1], x == 0, x + size >= image.shape[2]
-            p = scipy.special.softmax(reference.evaluate(model.weights, part, edges), axis=0)
-            edge = [{"hann": 0.5 - 0.5 * np.cos(2 * np.pi * t), "hamming": 0.54 - 0.46 * np.cos(2 * np.pi * t),
-                     "gaussian": np.exp(-32 * (t - 0.5) ** 2)}[kind] for t in
-                    ((np.arange(n) + 0.5) / n for n in p.shape[1:])]
-            w = np.zeros(image.shape[1:])
-            w[y:y + size, x:x + size] = np.outer(*edge)
-            part = np.zeros((len(p), *w.shape))
-            part[:, y:y + size, x:x + size] = p
-            total, weight = total + w * part, weight + w
-    p = total / weight
-    if pixel != 0.5:
-        p = np.clip(resample(p, 0.5, pixel, shape=counts.shape[1:]), 0, 1)
-    return p / p.sum(0)
-
-
-@pytest.mark.parametrize(("shape", "pixel", "kind", "size", "c_in"), [
-    ((83, 61), 0.5, "hann", 32, 1), ((60, 95), 0.37, "hamming", 24, 1), ((40, 41), 1.1, "gaussian", 32, 1),
-    ((20, 90), 0.5, "hann", 32, 1), ((13, 17), 0.5, "hamming", 32, 1), ((50, 47), 0.59, "gaussian", 16, 3),
-])
-def test_blended_windows_equal_a_plain_sum_over_the_frame(shape, pixel, kind, size, c_in):
-    model = network(c_in=c_in)
-    counts = np.random.default_rng(6).poisson(30, (2, c_in, *shape))
-    movie = (make_movie(counts[:, 0], pixel_size=pixel) if c_in == 1 else
-             make_movie(counts, pixel_size=pixel, defocus=[-50, 0, 50]))
-    whole = compute(segment(movie, model, window=kind, window_size=size)).values
-    for frame, image in zip(whole, counts, strict=True):
-        np.testing.assert_allclose(frame, blended(model, image, pixel, kind, size), atol=2e-5)
-    np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
-    chunks = {"frame": 1, "y": 17, "x": 23} | ({"defocus": 2} if c_in == 3 else {})
-    for tile in (7, 16, 25, 48):
-        tiled = segment(movie.chunk(chunks), model, window=kind, window_size=size, tile=tile)
-        np.testing.assert_array_equal(compute(tiled).values, whole)
-
-
-@pytest.mark.parametrize("padding", ["zeros", "reflect", "symmetric"])
-def test_backends_agree_about_blended_windows(padding):
-    movie = make_movie(np.random.default_rng(9).poisson(30, (1, 90, 70)), pixel_size=0.5)
-    model = network(padding=padding)
-    found = [compute(segment(movie, model, window="hamming", window_size=32, backend=b))
-             for b in ("auto", "torch", "reference")]
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], atol=2e-5)
-
-
-def test_windows_wide_enough_for_the_network_by_default():
-    movie = make_movie(da.zeros((1, 3000, 3000)), pixel_size=0.5)
-    for radius, size in ((3, 256), (65, 320), (80, 320), (1000, 1024)):
-        model = network(depth=300, dilations=(10,), effective_radius=radius)
-        axis = layout_of(movie, model, window="hann").y
-        assert axis.window == size
-        assert axis.tile % (size // 2) == 0
-    assert layout_of(movie, network(), window="hann", window_size=100).y.windows.step == 50
-
-
-@pytest.mark.parametrize("how", [{}, {"window": "hann"}])
-def test_tiles_of_finely_sampled_frames_stay_small_on_the_camera(how):
-    movie = make_movie(da.zeros((1, 20_000, 20_000)), pixel_size=(0.08, 0.1))
-    layout = layout_of(movie, network(), **how)
-    assert max(b - a for axis in (layout.y, layout.x) for s in axis.spans for a, b in (s.core,)) <= 1.25 * 4096 + 32
-
-
-@pytest.mark.parametrize("pixel", [0.5, 0.37, 0.77])
-def test_tiles_of_blended_windows_share_few_of_them(pixel):
-    """A tile of 16 steps meets 17 windows an axis, or 18 where it is resampled."""
-    movie = make_movie(da.zeros((1, 20_000, 9_000)), pixel_size=pixel)
-    layout = layout_of(movie, network(), window="hann", window_size=256)
-    for axis in (layout.y, layout.x):
-        met = [len(axis.windows.meeting(*s.need)) for s in axis.spans]
-        assert len(met) > 1
-        assert max(met[:-1]) <= (17 if pixel == 0.5 else 18)
-
-
-def test_one_window_at_a_time_is_held():
-    largest, calls = 0, 0
-
-    def count(image, edges):
-        nonlocal largest, calls
-        largest, calls = max(largest, image[0].size), calls + 1
-        return np.zeros((2, *image.shape[1:]), np.float32)
-
-    movie = make_movie(np.ones((1, 200, 300)), pixel_size=0.5)
-    tile = layout_of(movie, network(), window="hann", window_size=40, tile=100).tiles[0][1]
-    segment_tile(movie.values[:, slice(*tile.y.read), slice(*tile.x.read)], tile, count, np.array([[2.0, 1, 1]]))
-    assert largest == 40 * 40
-    assert calls == 5 * 6
 
 
 def test_one_frame_step_by_step():
@@ -413,51 +264,6 @@ def test_how_the_counts_are_stored_does_not_matter(how):
     np.testing.assert_allclose(found[5], found[1], atol=1e-5)
 
 
-def test_nothing_is_computed():
-    def explode(*args, **kwargs):
-        raise AssertionError("computed")
-
-    def never(block):
-        raise AssertionError("read")
-
-    counts = da.zeros((3, 50, 60), chunks=(1, 25, 30)).map_blocks(never, dtype=np.uint16, meta=np.empty((0, 0, 0)))
-    with dask.config.set(scheduler=explode):
-        for tile in (None, 20):
-            segment(make_movie(counts, pixel_size=0.5), network(), tile=tile)
-        segment(make_movie(counts, pixel_size=0.5), network(), window="hann")
-        unknown_pixels(make_movie(counts, pixel_size=0.5))
-
-
-def test_coordinates_attributes_and_provenance():
-    movie = make_movie(da.zeros((4, 30, 20)), pixel_size=0.5, time=[0, 1, 2, 4], attrs={"dose": 40, "source": "x"})
-    p = segment(movie[1:, 5:], network())
-    assert p.dtype == np.float32
-    assert p["class"].values.tolist() == ["background", "particle"]
-    for name in ("frame", "time", "y", "x"):
-        xr.testing.assert_identical(p[name], movie[1:, 5:][name])
-    assert p.attrs["pixel_size"] == 0.5
-    assert p.attrs["dose"] == 40
-    step = history_of(p.attrs)[-1]
-    assert step["stage"] == "segment"
-    assert step["parameters"]["model"] == "random"
-    assert len(step["parameters"]["sha256"]) == 64
-    assert {"halo", "tile"} <= set(step["parameters"])
-    step = history_of(segment(movie, network(), window="hann", window_size=64).attrs)[-1]
-    assert (step["parameters"]["window"], step["parameters"]["window_size"]) == ("hann", 64)
-
-
-def test_names_of_tasks_are_the_same_every_time():
-    movie = make_movie(da.zeros((2, 50, 50), chunks=(1, 20, 50)), pixel_size=0.5)
-    model = network()
-    for how in ({}, {"tile": 20}, {"window": "hann"}):
-        assert segment(movie, model, **how).data.name == segment(movie, model, **how).data.name
-    names = {segment(movie, model, **how).data.name for how in (
-        {}, {"window": "hann"}, {"window": "hamming"}, {"window": "hann", "window_size": 64}, {"backend": "torch"})}
-    assert len(names) == 5
-    assert segment(movie, model, halo=0, tile=20).data.name != segment(movie, model, tile=20).data.name
-    assert segment(movie, network(seed=1)).data.name != segment(movie, model).data.name
-
-
 def test_a_model_by_path(tmp_path):
     model = network()
     path = save_model(model.weights, CARD, tmp_path / "net")
@@ -501,98 +307,6 @@ def test_a_range_of_pixel_sizes_leaves_the_frame_as_it_is():
     for pixel, ratio in ((0.59, 1.0), (0.1, 2.0), (1.6, 0.5), (0.198, 1.0)):
         movie = make_movie(np.ones((1, 20, 20)), pixel_size=pixel)
         assert layout_of(movie, model).ratio == pytest.approx((ratio, ratio))
-
-
-def test_a_small_frame_is_one_task_and_graphs_are_small():
-    movie = make_movie(da.zeros((50, 400, 400), chunks=(1, 200, 400), dtype=np.uint16), pixel_size=0.5)
-    one = segment(movie.chunk({"y": -1}), network()).data
-    assert one.npartitions == 50
-    assert one.numblocks == (50, 1, 1, 1)
-    assert collections.Counter(key_split(k) for k in one.dask)["segment"] == 50
-    assert not any("statistics" in str(k) for k in one.dask)
-    assert segment(movie, network(), tile=100).data.numblocks == (50, 1, 4, 4)
-
-
-def names_of_tasks(array):
-    graph = array.__dask_optimize__(array.__dask_graph__(), array.__dask_keys__())
-    return collections.Counter(key_split(k) for k in dict(graph))
-
-
-def test_tasks_say_on_the_dashboard_what_they_do(monkeypatch):
-    monkeypatch.setattr(tiles, "REGION", 256)
-    counts = da.map_blocks(np.zeros, chunks=((1,) * 5, (150, 250), (150, 250)), name="camera-0", dtype=np.uint16,
-                           meta=np.empty((0, 0, 0), np.uint16))
-    movie = make_movie(counts, pixel_size=0.5)
-    several = names_of_tasks(segment(movie, network(), tile=200).data)
-    assert several == {"camera": 2 * 4 * 5, "frame-statistics": 5, "frame-statistics-region": 4 * 5, "segment": 4 * 5,
-                       "weights": 1}
-    whole = movie.chunk({"y": -1, "x": -1})
-    assert {"frame-statistics", "segment", "weights"} <= set(names_of_tasks(segment(whole, network(), tile=200).data))
-    blended = names_of_tasks(segment(movie, network(), window="hann").data)
-    assert blended == {"camera": 4 * 5, "segment": 5, "weights": 1}
-    assert "unknown-pixels" in names_of_tasks(unknown_pixels(movie.astype(float)).data)
-
-
-@pytest.mark.parametrize(("side", "tasks"), [(4096, 6), (2048, 17), (1024, 41)])
-def test_there_are_few_tasks_a_frame(side, tasks):
-    """Four tiles a frame; with several chunks each is read twice, for four regions of statistics and for tiles."""
-    movie = make_movie(da.zeros((20, 4096, 4096), chunks=(1, side, side), dtype=np.uint16), pixel_size=0.5)
-    model = network(depth=32, dilations=tuple(range(1, 11)), effective_radius=80)
-    p = segment(movie, model)
-    assert p.data.numblocks == (20, 1, 2, 2)
-    assert len(dict(p.__dask_graph__())) - 1 == 20 * tasks  # one for the weights
-
-
-@pytest.mark.parametrize("how", [{}, {"tile": 7}, {"window": "hann", "window_size": 8, "tile": 5}])
-def test_long_chunks_are_split(how, monkeypatch):
-    movie = make_movie(np.random.default_rng(0).poisson(9, (10, 16, 16)), pixel_size=0.5)
-    whole = segment(movie, network(), **how)
-    assert whole.data.numblocks[0] == 1
-    monkeypatch.setattr(tiling, "CHUNK", 4 * 2 * 16 * 16 * 3)
-    split = segment(movie, network(), **how)
-    assert split.data.numblocks[0] == 4
-    np.testing.assert_array_equal(compute(split), compute(whole))
-
-
-def test_the_statistics_pass_reads_chunks_by_itself():
-    reads = []
-
-    def read(block):
-        reads.append(1)
-        return block
-
-    counts = da.ones((1, 60, 60), chunks=(1, 30, 30)).map_blocks(read, dtype=float, meta=np.empty((0, 0, 0)))
-    compute(segment(make_movie(counts, pixel_size=0.5), network(), tile=20))
-    assert len(reads) == 8
-
-
-def test_threads_processes_and_a_cluster_agree():
-    movie = make_movie(da.from_array(np.random.default_rng(7).poisson(20, (3, 60, 50)), chunks=(1, 30, 50)),
-                       pixel_size=0.5)
-    p = segment(movie, network(), tile=25)
-    expected = compute(p)
-    before = torch.get_num_threads()
-    np.testing.assert_array_equal(p.compute(scheduler="threads", num_workers=4), expected)
-    assert torch.get_num_threads() == before
-    np.testing.assert_array_equal(p.compute(scheduler="processes", num_workers=2), expected)
-    from distributed import Client
-
-    with Client(n_workers=1, threads_per_worker=2, dashboard_address=":0", processes=False):
-        np.testing.assert_array_equal(p.compute(), expected)
-
-
-def test_building_the_graph_loads_no_torch(tmp_path):
-    path = save_model(network().weights, CARD, tmp_path / "net")
-    code = ("import sys, numpy as np; import hrtem_dask as h; from hrtem_dask.core.calibration import make_movie; "
-            "h.label_particles(h.segment(make_movie(np.ones((1, 9, 9)), pixel_size=0.5), sys.argv[1])); "
-            "assert 'torch' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
-
-
-def test_tasks_travel():
-    tile = layout_of(make_movie(np.ones((1, 90, 90)), pixel_size=0.5), network(), tile=30).tiles[1][2]
-    assert pickle.loads(pickle.dumps(tile)) == tile
-    assert len(pickle.dumps(tile)) < 2000
 
 
 def test_moments_combine_as_one():
