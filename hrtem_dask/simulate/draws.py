@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import fft
@@ -11,6 +11,7 @@ from scipy import fft
 from ..kernels.fourier_grid import fourier_shift
 from ..kernels.resample import resample
 from .camera import MTF_MARGIN, Camera, draw_camera, record
+from .clutter import Clutter, added_film, draw_clutter, uneven
 from .columns import column_image
 from .microscope import Optics, draw_optics, expected_images
 from .recipe import Imaging, Recipe
@@ -34,6 +35,7 @@ class Frame:
     optics: Optics
     camera: Camera
     defocus: tuple[float, ...] = ()
+    clutter: Clutter = field(default_factory=Clutter)
 
 
 def draw_frame(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, extent: float | None = None,
@@ -68,21 +70,40 @@ def draw_frames(sample: Sample, recipe: Recipe, rngs: Sequence[np.random.Generat
         Where the camera is much finer than any network needs, its pixels are binned, see
         `Camera.binned`, and `pixel_size` is that of the binned ones.
     """
-    field = recipe.field
-    frames, lenses, shapes = [], [], []
-    for rng in rngs:
-        optics, camera = draw_optics(recipe.imaging, rng), draw_camera(recipe.imaging, rng)
-        optics = replace(optics, defocus=optics.defocus + refocus)
-        camera = replace(camera, dose=dose or camera.dose, pixel_size=pixel_size or camera.pixel_size)
-        n = quick_size(field.box / camera.pixel_size / camera.binned)
-        series = draw_series(recipe.imaging, optics, rng)
-        frames.append((optics, camera, n, [lens.defocus for lens in series]))
-        lenses += series
-        shapes += [(n, n)] * len(series)
-    images = iter(expected_images(sample.wave, field.box / len(sample.wave), lenses, energy=field.energy,
-                                  gold_thickness=sample.thickness, shapes=shapes))
-    return [_recorded([next(images) for _ in defocus], optics, camera, n, defocus, recipe, rng, extent)
-            for (optics, camera, n, defocus), rng in zip(frames, rngs, strict=True)]
+    box, energy, points = recipe.field.box, recipe.field.energy, len(sample.wave)
+    shots = [draw_shot(recipe, rng, dose, pixel_size, refocus) for rng in rngs]
+    films = [added_film(points, box, shot.clutter, energy, shot.extra) for shot in shots]
+    images = iter(expected_images(
+        sample.wave, box / points, [lens for shot in shots for lens in shot.lenses], energy=energy,
+        gold_thickness=sample.thickness, shapes=[(shot.n, shot.n) for shot in shots for _ in shot.lenses],
+        films=[film for shot, film in zip(shots, films, strict=True) for _ in shot.lenses]))
+    return [_recorded([next(images) for _ in shot.lenses], shot, recipe, rng, extent)
+            for shot, rng in zip(shots, rngs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What was drawn of a frame before its images are there: ``n`` samples a period, a lens an image."""
+
+    optics: Optics
+    camera: Camera
+    n: int
+    lenses: list[Optics]
+    clutter: Clutter
+    shifts: np.random.Generator
+    extra: np.random.Generator
+
+
+def draw_shot(recipe: Recipe, rng: np.random.Generator, dose: float | None, pixel_size: float | None,
+              refocus: float) -> Shot:
+    """Draw microscope, camera and clutter of one frame."""
+    optics, camera = draw_optics(recipe.imaging, rng), draw_camera(recipe.imaging, rng)
+    optics = replace(optics, defocus=optics.defocus + refocus)
+    camera = replace(camera, dose=dose or camera.dose, pixel_size=pixel_size or camera.pixel_size)
+    n = quick_size(recipe.field.box / camera.pixel_size / camera.binned)
+    lenses = draw_series(recipe.imaging, optics, rng)
+    shifts, extra = rng.spawn(2)  # clutter has a stream of its own: without it all else is as it is with it
+    return Shot(optics, camera, n, lenses, draw_clutter(recipe.imaging, extra), shifts, extra)
 
 
 def quick_size(n: float) -> int:
@@ -106,26 +127,32 @@ def draw_series(imaging: Imaging, optics: Optics, rng: np.random.Generator) -> l
             for i in range(imaging.series)]
 
 
-def _recorded(images: list[np.ndarray], optics: Optics, camera: Camera, n: int, defocus: list[float], recipe: Recipe,
-              rng: np.random.Generator, extent: float | None) -> Frame:
+def _recorded(images: list[np.ndarray], shot: Shot, recipe: Recipe, rng: np.random.Generator,
+              extent: float | None) -> Frame:
     """Record the same window of all images of a series, each with its share of the dose."""
-    imaging, binned = recipe.imaging, camera.binned
+    imaging, n, clutter = recipe.imaging, shot.n, shot.clutter
+    binned = shot.camera.binned
     sampling = recipe.field.box / n
-    camera = replace(camera, pixel_size=sampling / binned)
+    camera = replace(shot.camera, pixel_size=sampling / binned)
     shared = replace(camera, dose=camera.dose / len(images))
     side = n if extent is None else int(np.ceil(extent / sampling)) + 1
     first = rng.integers(0, n, 2)
     wide = fft.next_fast_len(side + 2 * MTF_MARGIN, real=True)
     window = np.ix_(*(np.arange(o - MTF_MARGIN, o - MTF_MARGIN + wide) % n for o in first))
     light = illumination(wide, imaging, rng)
-    later = rng.spawn(1)[0]
+    if clutter.unevenness:
+        light = light * uneven(wide, sampling, clutter, shot.extra)
     counts = []
     for image in images:
         if len(images) > 1 and imaging.series_shift.high:
-            image = fourier_shift(image, later.normal(0, imaging.series_shift.draw(later), 2) / sampling)
+            image = fourier_shift(image, shot.shifts.normal(0, imaging.series_shift.draw(shot.shifts), 2) / sampling)
+        if clutter.veil:
+            image = image + np.float32(clutter.veil) * (image.mean() - image)
         counts.append(np.ascontiguousarray(record(image[window] * light, shared, rng, binned=binned)[:side, :side]))
     origin = (float(first[0] * sampling), float(first[1] * sampling))
-    return Frame(np.stack(counts) if len(images) > 1 else counts[0], sampling, origin, optics, camera, tuple(defocus))
+    defocus = tuple(lens.defocus for lens in shot.lenses)
+    return Frame(np.stack(counts) if len(images) > 1 else counts[0], sampling, origin, shot.optics, camera, defocus,
+                 clutter)
 
 
 def truth_at(sample: Sample, origin: tuple[float, float], pixel_size: float, shape: tuple[int, int]) -> np.ndarray:
@@ -161,6 +188,10 @@ def draw_example(sample: Sample, recipe: Recipe, rng: np.random.Generator, *, si
         Mask of the particles, or what `column_image` draws, at the same samples; sample (0, 0) is
         the first pixel of the recorded frame.
     """
+    wrong = recipe.imaging.magnification_error
+    if wrong.low or wrong.high:  # who believes that pixels are 10 % larger than they are sees 10 % less of the field
+        factor = 1 + wrong.draw(rng.spawn(1)[0])
+        pixel_size, column_size = pixel_size / factor, column_size / factor
     frame = draw_frame(sample, recipe, rng, extent=(size - 1) * pixel_size)
     truth = truth_at(sample, frame.origin, pixel_size, (size, size)) if not classes else column_image(
         sample.columns, (size, size), pixel_size, classes=classes, size=column_size, origin=frame.origin,

@@ -125,10 +125,11 @@ class Optics:
 
 def expected_images(wave: np.ndarray, sampling: float | tuple[float, float], optics: Sequence[Optics], *,
                     energy: float = 300.0, gold_thickness: np.ndarray | None = None,
-                    shapes: Sequence[tuple[int, int]] | None = None) -> list[np.ndarray]:
+                    shapes: Sequence[tuple[int, int]] | None = None,
+                    films: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
     """Expected intensities of one periodic exit wave under several optics.
 
-    The wave is transformed once, and once more for every other absorption length.
+    The wave is transformed once, and once more for every other absorption length or film.
 
     Parameters
     ----------
@@ -145,6 +146,8 @@ def expected_images(wave: np.ndarray, sampling: float | tuple[float, float], opt
     shapes : sequence of (int, int), optional
         Samples (y, x) of each image over the same field; by default (2 y, 2 x), which holds all
         that an image of this wave can have. A coarser grid holds what is below its Nyquist frequency.
+    films : sequence of ndarray or None, optional
+        Factor (y, x) on the wave for each image, None for none.
 
     Returns
     -------
@@ -164,14 +167,16 @@ def expected_images(wave: np.ndarray, sampling: float | tuple[float, float], opt
         raise InputError(f"found a wave of shape {wave.shape} with sampling {sampling}; expected (y, x) and angstrom "
                          "above 0")
     shapes = shapes or [(2 * wave.shape[0], 2 * wave.shape[1])] * len(optics)
-    spectra: dict[float, np.ndarray] = {}
-    out = []
-    for lens, shape in zip(optics, shapes, strict=True):
+    spectra: dict[tuple, np.ndarray] = {}
+    plain, out = (np.inf, None), []
+    for lens, shape, film in zip(optics, shapes, films or [None] * len(optics), strict=True):
         length = lens.absorption_length if gold_thickness is not None else np.inf
-        if length not in spectra:
-            spectra = {k: v for k, v in spectra.items() if k == np.inf}
-            spectra[length] = fft.fft2(_absorbed(wave, gold_thickness, length))
-        out.append(_image(spectra[length], sampling, lens, energy, tuple(shape)))
+        key = (length, None if film is None else id(film))
+        if key not in spectra:
+            spectra = {k: v for k, v in spectra.items() if k == plain}
+            entering = _absorbed(wave, gold_thickness, length)
+            spectra[key] = fft.fft2(entering if film is None else entering * film)
+        out.append(_image(spectra[key], sampling, lens, energy, tuple(shape)))
     return out
 
 

@@ -87,6 +87,15 @@ class Imaging:
     read_noise: Span = span(0, 0, "electron", "root mean square of the read-out noise", bounds=(0, 1000))
     gain: Span = span(0, 0, "counts/electron", "of the camera, whose counts are then whole numbers; 0: not digitised",
                       bounds=(0, 1e5))
+    added_film: Span = span(0, 0, "angstrom", "thickness of amorphous carbon added to each image, of other atoms",
+                            bounds=(0, 1000))
+    added_film_height: Span = span(0, 0, "angstrom", "of that film above the plane of the wave", bounds=(-5000, 5000))
+    veil: Span = span(0, 0, "1", "part of the electrons that carry no image", bounds=(0, 0.95))
+    unevenness: Span = span(0, 0, "1", "rms relative change of the intensity, as by film of uneven thickness",
+                            bounds=(0, 0.9))
+    unevenness_length: Span = span(30, 200, "angstrom", "over which that changes", scale="log", bounds=(2, 1e5))
+    magnification_error: Span = span(0, 0, "1", "of the pixel size that an example is given, relative",
+                                     bounds=(-0.5, 0.5))
     series: int = scalar(1, "1", "images of one focal series, at equal steps about the defocus", bounds=(1, 15))
     series_step: Span = span(50, 50, "angstrom", "from image to image of a focal series", bounds=(1, 1e4))
     series_shift: Span = span(0, 0, "angstrom", "rms displacement left between the images of a focal series",
