@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import InputError
 
-__all__ = ["d_spacings"]
+__all__ = ["d_spacings", "reflections"]
 
 #: compounds: structure type and lattice constants [angstrom] at room temperature
 COMPOUNDS = {
@@ -76,19 +76,62 @@ def d_spacings(crystal: str | Sequence[float], d_min: float, d_max: float) -> np
     [2.356, 2.04, 1.442]
     """
     if isinstance(crystal, str):
-        kind, a, c = _constants(crystal)
-        n = int(np.ceil(max(a, c or 0.0) / d_min))
-        found = set()
-        for h, k, m in product(range(-n, n + 1), range(-n, n + 1), range(n + 1)):
-            if kind in ("hcp", "hexagonal"):
-                inverse2 = 4 / 3 * (h * h + h * k + k * k) / a**2 + (m * m / c**2 if c else 0.0)
-                if c is None and m:
-                    continue
-            else:
-                inverse2 = (h * h + k * k + m * m) / a**2
-            if inverse2 > 0 and _allowed(kind, h, k, m):
-                found.add(round(inverse2**-0.5, 9))
-        spacings = np.array(sorted(found, reverse=True))
+        spacings = np.array(sorted(_spacings(crystal, d_min), reverse=True))
     else:
         spacings = np.sort(np.asarray(crystal, dtype=np.float64))[::-1]
     return spacings[(spacings >= d_min) & (spacings <= d_max)]
+
+
+def _spacings(crystal: str, d_min: float) -> dict[float, list[tuple[int, int, int]]]:
+    """Allowed reflections (h, k, l) by their spacing [angstrom]; some are smaller than `d_min`."""
+    kind, a, c = _constants(crystal)
+    n = int(np.ceil(max(a, c or 0.0) / d_min))
+    found: dict[float, list[tuple[int, int, int]]] = {}
+    for h, k, m in product(range(-n, n + 1), range(-n, n + 1), range(n + 1)):
+        if kind in ("hcp", "hexagonal"):
+            inverse2 = 4 / 3 * (h * h + h * k + k * k) / a**2 + (m * m / c**2 if c else 0.0)
+            if c is None and m:
+                continue
+        else:
+            inverse2 = (h * h + k * k + m * m) / a**2
+        if inverse2 > 0 and _allowed(kind, h, k, m):
+            found.setdefault(round(inverse2**-0.5, 9), []).append((h, k, m))
+    return found
+
+
+def reflections(crystal: str, d_min: float, d_max: float = np.inf) -> list[tuple[str, float]]:
+    """Names and spacings of the allowed reflections of a crystal between two limits.
+
+    Parameters
+    ----------
+    crystal : str
+        An element ("Au") or one of `COMPOUNDS` ("CeO2").
+    d_min, d_max : float
+        Limits [angstrom].
+
+    Returns
+    -------
+    list of (str, float)
+        Indices of one of the planes of each family, "333/511" where families coincide, and its
+        spacing [angstrom], largest first.
+
+    Raises
+    ------
+    InputError
+        If the crystal is unknown.
+
+    Examples
+    --------
+    >>> [(name, round(d, 3)) for name, d in reflections("Au", 1.2)]
+    [('111', 2.356), ('200', 2.04), ('220', 1.442), ('311', 1.23)]
+    >>> reflections("MoS2", 2.7)[-1][0], reflections("Au", 0.78)[-1][0]
+    ('100', '333/511')
+    """
+    cubic = isinstance(crystal, str) and _constants(crystal)[0] not in ("hcp", "hexagonal")
+    found = []
+    for d, planes in sorted(_spacings(crystal, d_min).items(), reverse=True):
+        if d_min <= d <= d_max:
+            names = {tuple(sorted(map(abs, p), reverse=True)) if cubic else p for p in planes
+                     if cubic or (p[0] >= p[1] >= 0 and p[2] >= 0)}
+            found.append(("/".join("".join(map(str, p)) for p in sorted(names)), d))
+    return found
