@@ -9,11 +9,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hrtem_dask.cli import main
 from hrtem_dask.cli_train import progress
 from hrtem_dask.cli_train import simulate as simulate_command
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.detector import MTF
 from hrtem_dask.simulate.keys import Span, in_units
+from hrtem_dask.simulate.lattices import parse_zone_axis
+from hrtem_dask.simulate.matter import words
 from hrtem_dask.simulate.recipe import SECTIONS, crystals_of, describe_recipe, load_recipe, shipped_recipes
 
 
@@ -72,6 +75,66 @@ def test_a_number_is_itself_in_its_own_unit(x):
 def test_what_is_wrong_is_said(sections, message):
     with pytest.raises(InputError, match=message):
         recipe(**sections)
+
+
+@pytest.mark.parametrize(("sections", "message"), [
+    ({"field": []}, r"field is \[\]; expected keys such as \['box'.*or no line 'field' at all"),
+    ({"film": 0}, "film is 0; expected keys"),
+    ({"imaging": False}, "imaging is False; expected keys"),
+    ({"film": "none"}, "film is 'none'; expected keys"),
+    ({"particles": {"number": [1.5, 3]}}, r"particles.number is \[1.5, 3\]; expected whole numbers, such as \[1, 4\]"),
+    ({"particles": {"steps": {"low": 0, "high": 0.5}}}, "particles.steps is .* expected whole numbers"),
+    ({"support": {"grains": [1, 2.5]}}, "support.grains .* expected whole numbers"),
+    ({"imaging": {"hot_pixels": 0.5}}, "imaging.hot_pixels .* expected whole numbers"),
+    ({"particles": {"zone_axis": 1}}, r"particles.zone_axis: .*'1'.* leading zeros .*three digits in quotes"),
+    ({"particles": {"zone_axis": [1, 1]}}, "particles.zone_axis: .*three digits in quotes"),
+    ({"support": {"zone_axis": 1.1}}, "support.zone_axis is 1.1; expected a text in quotes"),
+    ({"support": {"kind": None}}, "support.kind is None; YAML reads .* an empty value as no text"),
+    ({"particles": {"species": False}}, "particles.species is False; YAML reads no"),
+    ({"support": {"kind": "ceo2"}}, "did you mean 'CeO2'"),
+    ({"particles": {"species": "au"}}, "did you mean 'Au'"),
+    ({"film": {"thickness": "20-30"}}, r"film.thickness is '20-30'.*or two of them as \[low, high\]"),
+    ({"film": {"thickness": [10, 20, 30]}}, r"expected \[low, high\] within 1 to 2000 \[angstrom\].*or one number"),
+    ({"film": {"thickness": True}}, "film.thickness is True"),
+])
+def test_what_looks_right_and_is_not_is_said_too(sections, message):
+    with pytest.raises(InputError, match=message):
+        recipe(**sections)
+
+
+@pytest.mark.parametrize(("written", "read"), [
+    ("110", "110"), ("[1, 1, 0]", "110"), ("[1, -1, 0]", "1-10"), ("[110, 100]", "110, 100"), ("-110", "-110"),
+    ("[[1, 1, 0], any]", "110, any"), ("<110>", "<110>"), ("[110, any]", "110, any")])
+def test_zone_axes_need_no_quotes_where_nothing_is_lost(tmp_path, written, read):
+    file = tmp_path / "axes.yaml"
+    file.write_text(f"name: axes\nparticles: {{zone_axis: {written}, species: [Au, Pt]}}\n"
+                    f"support: {{kind: [CeO2, none], zone_axis: {written}}}\n")
+    loaded = load_recipe(file)
+    assert (loaded.particles.zone_axis, loaded.support.zone_axis) == (read, read)
+    assert (loaded.particles.species, loaded.support.kind) == ("Au, Pt", "CeO2, none")
+    assert all(parse_zone_axis(axis) in (None, (1, 1, 0), (1, -1, 0), (1, 0, 0), (-1, 1, 0)) for axis in words(read))
+
+
+def test_one_number_is_a_range_of_one_and_an_empty_section_its_defaults(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: a\nfilm:\nparticles: {number: 3, diameter: 2 nm}\n"
+                                     "imaging: {dose: 2000 e/nm2}\n")
+    loaded = load_recipe(tmp_path / "a.yaml")
+    assert loaded.film == load_recipe({"name": "a"}).film
+    assert (loaded.particles.number.low, loaded.particles.number.high) == (3, 3)
+    assert (loaded.particles.diameter.low, loaded.particles.diameter.high) == (20, 20)
+    assert loaded.imaging.dose.high == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (b"name: a\nfilm: {density: 0.09}\nfilm: {density: 0.05}\n", "'film' stands there twice"),
+    (b"name: a\nfilm: {density: 0.09, density: 0.05}\n", "'density' stands there twice"),
+    (b"\xff\xfe\x80", "not valid YAML"), (b"name: a\nfilm:\n\tdensity: 1\n", "not valid YAML"),
+    (b"", "holds nothing"), (b"- a\n", "holds list"), (b"film: {}\n", "name is None")])
+def test_files_that_are_no_recipes(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_bytes(text)
+    said = CliRunner().invoke(main, ["simulate", str(tmp_path / "bad.yaml"), "--describe"])
+    assert said.exit_code == 4
+    assert message in " ".join(said.output.split())
 
 
 def test_images_without_a_lattice_may_be_coarse():

@@ -56,9 +56,10 @@ class Span:
 
 
 def span(low: float, high: float, units: str, about: str = "", *, scale: str = "linear",
-         bounds: tuple[float, float]) -> Any:
-    """Declare a range: its default, its unit, what it means, how it is drawn, and what is allowed."""
-    return field(default=Span(low, high, scale), metadata={"units": units, "bounds": bounds, "about": about})
+         bounds: tuple[float, float], whole: bool = False) -> Any:
+    """Declare a range: default, unit, meaning, how it is drawn, what is allowed, and whether it holds whole numbers."""
+    return field(default=Span(low, high, scale),
+                 metadata={"units": units, "bounds": bounds, "about": about, "whole": whole})
 
 
 def scalar(value: float, units: str, about: str = "", *, bounds: tuple[float, float]) -> Any:
@@ -69,9 +70,9 @@ def scalar(value: float, units: str, about: str = "", *, bounds: tuple[float, fl
     return field(default=value, metadata={"units": units, "bounds": bounds, "about": about})
 
 
-def choice(value: str, options: tuple[str, ...], about: str = "") -> Any:
-    """Declare a word out of a few; with no options, any text."""
-    return field(default=value, metadata={"units": "", "options": options, "about": about})
+def choice(value: str, options: tuple[str, ...], about: str = "", *, many: bool = False) -> Any:
+    """Declare a word out of a few; with no options, any text; with `many`, a list of words is one text with commas."""
+    return field(default=value, metadata={"units": "", "options": options, "about": about, "many": many})
 
 
 def read_section(kind: type, content: Any, where: str) -> Any:
@@ -105,13 +106,14 @@ def read_section(kind: type, content: Any, where: str) -> Any:
     Span(low=100.0, high=200.0, scale='linear')
     """
     if not isinstance(content, Mapping):
-        raise InputError(f"{where} is {content!r}; expected keys such as {[f.name for f in fields(kind)][:3]}")
+        raise InputError(f"{where} is {content!r}; expected keys such as {[f.name for f in fields(kind)][:3]} "
+                         f"below it, or no line {where!r} at all")
     unknown(content, [f.name for f in fields(kind)], where)
     values = {}
     for f in fields(kind):
         value, place = content.get(f.name, f.default), f"{where}.{f.name}"
         if "options" in f.metadata:
-            values[f.name] = _word(value, f.metadata["options"], place)
+            values[f.name] = _word(listed(value) if f.metadata["many"] else value, f.metadata["options"], place)
         elif isinstance(f.default, Span):
             values[f.name] = _span(value, f.default, f.metadata, place)
         else:
@@ -168,7 +170,7 @@ def _factor(unit: str, units: str) -> float | None:
         length = length_to_angstrom(1.0, unit)
         return length if length is None or units == "angstrom" else length * 1e-7
     text = unit.replace("²", "^2").replace("³", "^3").replace("⁻¹", "^-1")
-    power = re.search(r"/\s*(.+?)\s*(?:\^([23]))?$|^(.+?)\s*\^-1$", text)
+    power = re.search(r"/\s*(.+?)\s*(?:\^?([23]))?$|^(.+?)\s*\^-1$", text)
     if units in ("1/angstrom", "electrons/angstrom^2", "atoms/angstrom^3") and power:
         order = {"1": 1, "e": 2, "a": 3}[units[0]]
         length = length_to_angstrom(1.0, power[1] or power[3])
@@ -177,9 +179,30 @@ def _factor(unit: str, units: str) -> float | None:
     return table.get(unit.lower()) or table.get(tidy_unit(unit))
 
 
+def listed(value: Any) -> Any:
+    """Turn what YAML makes of a list of words or directions without quotes into a text; leave all else as it is.
+
+    Examples
+    --------
+    >>> listed(["Au", "Pt"]), listed(110), listed([1, -1, 0]), listed([[1, 1, 0], "100"]), listed(None)
+    ('Au, Pt', '110', '1-10', '110, 100', None)
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, list | tuple) or not value:
+        return value
+    if len(value) == 3 and all(isinstance(v, int) and not isinstance(v, bool) and abs(v) < 10 for v in value):
+        return "".join(map(str, value))
+    texts = [listed(v) for v in value]
+    return ", ".join(texts) if all(isinstance(t, str) for t in texts) else value
+
+
 def _word(value: Any, options: tuple[str, ...], where: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where} is {value!r}; expected {f'one of {options}' if options else 'a text'}")
+        read = "YAML reads no, off, yes, on and an empty value as no text; " if value is None or \
+            isinstance(value, bool) else ""
+        wanted = f"one of {options}" if options else "a text in quotes"
+        raise InputError(f"{where} is {value!r}; {read}expected {wanted}")
     if options and value not in options:
         near = difflib.get_close_matches(value, options, 1)
         raise InputError(f"{where} is {value!r}; expected one of {options}"
@@ -199,12 +222,14 @@ def _scalar(value: Any, default: float, meta: Mapping[str, Any], where: str) -> 
 def _span(value: Any, default: Span, meta: Mapping[str, Any], where: str) -> Span:
     """Read [low, high] or {low, high, scale}."""
     low, high = meta["bounds"]
-    expected = f"expected [low, high] within {low} to {high} [{meta['units']}], low not above high"
+    expected = f"expected [low, high] within {low} to {high} [{meta['units']}], low not above high, or one number"
     if isinstance(value, Span):
         value = {"low": value.low, "high": value.high, "scale": value.scale}
     if isinstance(value, Mapping):
         unknown(value, ["low", "high", "scale"], where)
     else:
+        if isinstance(value, str | int | float) and _is_number(_alone(value, meta["units"], where)):
+            value = [value, value]  # always the same
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise InputError(f"{where} is {value!r}; {expected}")
         value = {"low": value[0], "high": value[1]}
@@ -217,7 +242,17 @@ def _span(value: Any, default: Span, meta: Mapping[str, Any], where: str) -> Spa
     if scale not in SCALES or (scale == "log" and ends[0] <= 0):
         raise InputError(f"{where} is drawn with scale {scale!r} from {ends[0]!r}; expected one of {SCALES}, "
                          f"and a range above 0 for 'log'")
+    if meta.get("whole") and any(end != int(end) for end in ends):
+        raise InputError(f"{where} is {ends!r}; expected whole numbers, such as [{int(ends[0])}, {int(ends[1]) + 1}]")
     return Span(float(ends[0]), float(ends[1]), scale)
+
+
+def _alone(value: Any, units: str, where: str) -> Any:
+    """Read one number in place of a range."""
+    try:
+        return in_units(value, units, where)
+    except InputError as error:
+        raise InputError(f"{error}, or two of them as [low, high]") from None
 
 
 def _is_number(value: Any) -> bool:

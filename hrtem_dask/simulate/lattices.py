@@ -101,8 +101,10 @@ def structure_of(species: str) -> str:
     structure = ((reference_states[number] if number else None) or {}).get("symmetry")
     if structure not in FACETS:
         found = f"whose structure is {structure!r}" if number else "which is no element"
+        near = species.strip().capitalize()
+        hint = f"; did you mean {near!r}?" if near != species and near in atomic_numbers else ""
         raise InputError(f"found species {species!r}, {found}; expected a metal that is fcc (Au, Pt, Pd, Ag, Cu, Ni, "
-                         f"Al), bcc (Fe, W) or hcp (Co, Ru, Ti)")
+                         f"Al), bcc (Fe, W) or hcp (Co, Ru, Ti){hint}")
     return structure
 
 
@@ -172,7 +174,7 @@ def normals_of(structure: str, hkl: tuple[int, int, int], cell: np.ndarray) -> n
 
 
 def parse_zone_axis(text: str) -> tuple[int, int, int] | None:
-    """Read "110", "[1-10]" or "1 -1 0"; None for "any".
+    """Read "110", "[1-10]", "<110>" or "1 -1 0"; None for "any".
 
     Raises
     ------
@@ -186,10 +188,12 @@ def parse_zone_axis(text: str) -> tuple[int, int, int] | None:
     """
     if text.strip() == "any":
         return None
-    found = re.fullmatch(r"\[?\s*(-?\d)\s*(-?\d)\s*(-?\d)\s*\]?", text.strip())
+    found = re.fullmatch(r"[\[<]?\s*(-?\d)\s*(-?\d)\s*(-?\d)\s*[\]>]?", text.strip())
     if not found or not any(int(d) for d in found.groups()):
-        raise InputError(f"found the zone axis {text!r}, no direction of a crystal; expected three digits in quotes, "
-                         f"not all of them 0, such as \"110\" or \"1-12\", or the word any")
+        lost = "; YAML drops the leading zeros of a number without quotes" if re.fullmatch(r"-?\d+", text.strip()) \
+            and len(text.strip()) < 3 else ""
+        raise InputError(f"found the zone axis {text!r}, no direction of a crystal{lost}; expected three digits in "
+                         f"quotes, not all of them 0, such as \"110\" or \"1-12\", or the word any")
     u, v, w = (int(d) for d in found.groups())
     return u, v, w
 

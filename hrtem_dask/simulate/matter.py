@@ -20,27 +20,41 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(w.strip() for w in text.split(",") if w.strip())
 
 
+def check_axes(text: str, where: str) -> None:
+    """Refuse what is no direction, and say under which key."""
+    for axis in words(text):
+        try:
+            parse_zone_axis(axis)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Particles:
     """Metal particles: how many, of what, how large, in what shape and orientation, where."""
 
     empty_fraction: float = scalar(0.08, "1", "fields without any particle", bounds=(0, 1))
-    number: Span = span(1, 20, "1", "at most so many in a field", bounds=(0, 1000))
+    number: Span = span(1, 20, "1", "at most so many in a field", bounds=(0, 1000),
+                        whole=True)
     coverage: Span = span(0.03, 0.40, "1", "particles are placed until their discs cover this part of the field",
                           bounds=(0, 0.9))
     diameter: Span = span(10, 80, "angstrom", "mean diameter in projection", scale="log", bounds=(4, 1000))
     elongation: Span = span(1.0, 1.5, "1", "longest over shortest axis in the plane", bounds=(1, 4))
     height: Span = span(0.5, 1.1, "1", "height over mean diameter", bounds=(0.1, 3))
+    evenness: Span = span(0, 0, "1", "of the heights in one field: 0: as drawn; 1: large particles are as high as "
+                          "those of middling diameter", bounds=(0, 1))
     twin_fraction: float = scalar(0.25, "1", "particles with one {111} twin plane; fcc only", bounds=(0, 1))
     touching_fraction: float = scalar(0.15, "1", "particles that may overlap a neighbour in projection", bounds=(0, 1))
     thermal_displacement: Span = span(0.07, 0.16, "angstrom", "rms along one axis", bounds=(0, 1))
-    species: str = choice("Au", (), "fcc, bcc or hcp metals, such as \"Au\" or \"Au, Pt\": one is drawn a particle")
+    species: str = choice("Au", (), "fcc, bcc or hcp metals, such as \"Au\" or \"Au, Pt\": one is drawn a particle",
+                          many=True)
     shape: str = choice("ellipsoid", ("ellipsoid", "wulff"), "ellipsoids cut by facets and across the beam, or "
                         "polyhedra of low-index facets at random distances")
     zone_axis: str = choice("any", (), "axis near the beam, such as \"110\" or \"110, 100, any\": one is drawn a "
-                            "particle")
+                            "particle", many=True)
     tilt: Span = span(0.0, 0.0, "degree", "of a named zone axis from the beam", bounds=(0, 90))
-    steps: Span = span(0, 0, "1", "facets whose outermost layer covers only a part of them", bounds=(0, 20))
+    steps: Span = span(0, 0, "1", "facets whose outermost layer covers only a part of them", bounds=(0, 20),
+                       whole=True)
     adatoms: Span = span(0.0, 0.0, "1", "added atoms over surface atoms", bounds=(0, 1))
 
     def __post_init__(self) -> None:
@@ -49,8 +63,7 @@ class Particles:
                              f"least one each, such as \"Au\" and \"any\"")
         for species in words(self.species):
             structure_of(species)
-        for axis in words(self.zone_axis):
-            parse_zone_axis(axis)
+        check_axes(self.zone_axis, "particles.zone_axis")
 
 
 @dataclass(frozen=True)
@@ -69,11 +82,12 @@ class Film:
 class Support:
     """What the particles lie on, and where they lie on it."""
 
-    kind: str = choice("carbon", (), "carbon (see film), CeO2 or none, or several: one is drawn a field")
+    kind: str = choice("carbon", (), "carbon (see film), CeO2 or none, or several: one is drawn a field",
+                       many=True)
     thickness: Span = span(20, 60, "angstrom", "of a CeO2 slab", bounds=(5, 500))
-    zone_axis: str = choice("any", (), "axis of CeO2 near the beam; several: one is drawn a field")
+    zone_axis: str = choice("any", (), "axis of CeO2 near the beam; several: one is drawn a field", many=True)
     tilt: Span = span(0.0, 0.0, "degree", "of a named zone axis from the beam", bounds=(0, 90))
-    grains: Span = span(1, 1, "1", "grains of CeO2 in a field", bounds=(1, 50))
+    grains: Span = span(1, 1, "1", "grains of CeO2 in a field", bounds=(1, 50), whole=True)
     under_fraction: float = scalar(0.4, "1", "particles under the support, not on it", bounds=(0, 1))
     edge_fraction: float = scalar(0.0, "1", "fields in which the support ends", bounds=(0, 1))
     cover: Span = span(0.35, 0.65, "1", "part of such a field that the support covers", bounds=(0.05, 0.95))
@@ -82,11 +96,12 @@ class Support:
     def __post_init__(self) -> None:
         unknown = [k for k in words(self.kind) if k not in SUPPORTS]
         if unknown or not words(self.kind):
-            raise InputError(f"support.kind is {self.kind!r}; expected {', '.join(SUPPORTS)}, or several of them")
+            near = [s for s in SUPPORTS for k in unknown if k.lower() == s.lower()]
+            raise InputError(f"support.kind is {self.kind!r}; expected {', '.join(SUPPORTS)}, or several of them"
+                             + (f"; did you mean {near[0]!r}?" if near else ""))
         if not words(self.zone_axis):
             raise InputError("support.zone_axis is empty; expected any, or a direction such as \"111\"")
-        for axis in words(self.zone_axis):
-            parse_zone_axis(axis)
+        check_axes(self.zone_axis, "support.zone_axis")
 
 
 @dataclass(frozen=True)

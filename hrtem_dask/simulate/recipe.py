@@ -79,7 +79,7 @@ class Imaging:
                            bounds=(0.05, 10))
     mtf_power: Span = span(2.0, 3.0, "1", "how steeply the MTF falls", bounds=(0.5, 10))
     mtf_floor: Span = span(0.0, 0.1, "1", "what the MTF falls to", bounds=(0, 0.9))
-    hot_pixels: Span = span(0, 4, "1", "in a frame", bounds=(0, 1000))
+    hot_pixels: Span = span(0, 4, "1", "in a frame", bounds=(0, 1000), whole=True)
     resolve: int = scalar(2, "1", "largest lattice spacings of every crystal that all samplings must hold; 0: none",
                           bounds=(0, 10))
     mtf: str = choice("", (), "file of a fitted MTF (hrtem-dask fit-mtf) instead of the three ranges above")
@@ -182,7 +182,8 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     unknown(content, ["name", *SECTIONS], "the recipe")
     if not isinstance(content.get("name"), str):
         raise InputError(f"the recipe's name is {content.get('name')!r}; expected a line such as 'name: au-particles'")
-    sections = {key: read_section(kind, content.get(key) or {}, key) for key, kind in SECTIONS.items()}
+    given = {key: value for key, value in content.items() if value is not None}  # "film:" alone means its defaults
+    sections = {key: read_section(kind, given.get(key, {}), key) for key, kind in SECTIONS.items()}
     check_matter(sections["field"].box, sections["particles"], sections["sheet"])
     folder = Path() if isinstance(source, Mapping) else Path(source).parent
     sections["imaging"] = replace(sections["imaging"], mtf=_mtf(sections["imaging"].mtf, folder))
@@ -241,6 +242,18 @@ def _mtf(text: str, folder: Path) -> str:
     return replace(MTF.from_json(folder / text), spectrum=None, covariance=None).to_json()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that does not let the second of two equal keys win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands there twice",
+                                                    node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(source: str | Path) -> dict[str, Any]:
     path = FOLDER / f"{source}.yaml" if str(source) in shipped_recipes() else Path(source)
     if not path.is_file():
@@ -248,11 +261,12 @@ def _read(source: str | Path) -> dict[str, Any]:
             f"there is no recipe {str(source)!r}; expected one of {shipped_recipes()} or the path of a YAML file"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {type(content).__name__}; expected keys such as name, field, imaging")
+        found = "nothing" if content is None else type(content).__name__
+        raise InputError(f"{path} holds {found}; expected keys such as name, field, imaging")
     return content
 
 
