@@ -9,10 +9,11 @@ import struct
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from hrtem_dask import open_movie
 from hrtem_dask.core.calibration import pixel_size_of
-from hrtem_dask.core.errors import HrtemDaskError, InputError
+from hrtem_dask.core.errors import HrtemDaskError, InputError, ReadError
 
 
 @pytest.fixture
@@ -267,3 +268,25 @@ def test_four_dimensional_data_are_refused(tmp_path, rng):
     hs.signals.Signal1D(rng.random(8)).save(tmp_path / "b.hspy")
     with pytest.raises(InputError, match=r"b\.hspy.*no image"):
         open_movie(tmp_path / "b.hspy")
+
+
+@pytest.mark.filterwarnings("ignore:.*photometric:DeprecationWarning")
+@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_short_stacks_that_tifffile_marks_as_colours_are_refused_with_advice(tmp_path, rng, n, dtype):
+    frames = rng.integers(0, 200, (n, 40, 50)).astype(dtype)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, frames)
+    with tifffile.TiffFile(path) as tif:
+        marked = tif.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+    if marked:
+        with pytest.raises(ReadError, match=rf'{n} planes are {n} frames.*photometric="minisblack"'):
+            open_movie(path).compute()
+    else:  # other versions of tifffile mark only what is asked for
+        np.testing.assert_array_equal(open_movie(path).values, frames)
+    tifffile.imwrite(path, frames, photometric="minisblack")
+    np.testing.assert_array_equal(open_movie(path).values, frames)
+    tifffile.imwrite(path, frames[:, :, :, None].repeat(3, -1) + np.arange(3, dtype=dtype), photometric="rgb")
+    with pytest.raises(ReadError, match="a colour image") as caught:
+        open_movie(path).compute()
+    assert "minisblack" not in str(caught.value)  # samples of one pixel side by side are colours indeed

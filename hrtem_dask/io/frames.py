@@ -80,7 +80,7 @@ class FrameReader:
                 f"{self.path}: holds {opened.n} frame(s) of shape {opened.shape}; expected {self.n} of shape "
                 f"{self.shape} as in the first file. Leave it out, or open it on its own"
             )
-        block = one_channel(opened.fetch(self.start, self.stop), self.path)
+        block = one_channel(opened.fetch(self.start, self.stop), self.path, opened.advice)
         expected = (self.stop - self.start, *self.shape)
         if block.shape != expected:
             raise ReadError(f"{self.path}: gave pixels of shape {block.shape}; expected {expected}, is it truncated?")

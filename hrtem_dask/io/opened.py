@@ -34,6 +34,7 @@ class Opened:
 
     ``fetch(start, stop)`` returns the frames as an array (frame, y, x), possibly with a colour axis at
     the end, and ``describe()`` reads the calibration (asked of the first file of a series only).
+    ``advice`` is what to do where the colours turn out to be something else.
     """
 
     n: int
@@ -41,10 +42,11 @@ class Opened:
     dtype: np.dtype
     fetch: Callable[[int, int], np.ndarray]
     describe: Callable[[], Description] = Description
+    advice: str = ""
 
 
-def one_channel(block: np.ndarray, path: str) -> np.ndarray:
-    """Make one channel of a block (frame, y, x, colour) whose colours agree.
+def one_channel(block: np.ndarray, path: str, advice: str = "") -> np.ndarray:
+    """Make one channel of a block (frame, y, x, colour) whose colours agree; refusals end with the advice.
 
     A constant opacity is ignored. Blocks (frame, y, x) are returned as they are. Where the colours differ in
     at most `ANNOTATION` of a frame, as at the smoothed edges of a burnt-in scale bar, those pixels get
@@ -62,13 +64,13 @@ def one_channel(block: np.ndarray, path: str) -> np.ndarray:
     opacity = block[..., colours.shape[-1] :]
     if opacity.size and opacity.min() != opacity.max():
         raise ReadError(f"{path}: the opacity runs from {opacity.min()} to {opacity.max()}; expected one value. Save "
-                        "the image without an alpha channel")  # fmt: skip
+                        f"the image without an alpha channel{advice}")  # fmt: skip
     differ = (colours != colours[..., :1]).any(axis=-1)
     share = float(differ.mean(axis=(1, 2)).max())
     if share > ANNOTATION:
         raise ReadError(
             f"{path}: a colour image (red, green and blue differ in {share:.2%} of the pixels); expected grey "
-            "values. Export the raw image, or a grey image without coloured annotations"
+            f"values. Export the raw image, or a grey image without coloured annotations{advice}"
         )
     grey = colours[..., 0].copy()
     if share > 0:

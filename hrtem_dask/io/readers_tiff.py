@@ -19,6 +19,9 @@ __all__ = ["open_tiff"]
 
 #: a pixel larger than this [angstrom] is a dot of a screen or a printer, not of a microscope
 LARGEST_PIXEL = 1e4
+#: nothing in such a file tells frames from colours, so they are not taken for what the file does not say
+PLANES = ("; or, if its {0} planes are {0} frames, which tifffile marks as colours unless it is told otherwise, write "
+          'them again: tifffile.imwrite(FILE, frames, photometric="minisblack")')
 
 
 @contextmanager
@@ -40,7 +43,9 @@ def open_tiff(path: str, signal: int | str | None = None) -> Iterator[Opened]:
         def fetch(start: int, stop: int) -> np.ndarray:
             return _fetch(tif, number, path, n, start, stop)
 
-        yield Opened(n, (size["Y"], size["X"]), series.dtype, fetch, lambda: _describe(tif, path, n, note))
+        planes = "S" in axes and axes.index("S") < axes.index("Y")
+        yield Opened(n, (size["Y"], size["X"]), series.dtype, fetch, lambda: _describe(tif, path, n, note),
+                     PLANES.format(size["S"]) if planes else "")
 
 
 def _check_chain(tif: Any, path: str) -> None:
