@@ -1,4 +1,4 @@
-"""Exit waves and images a minute and core, of every recipe, as `hrtem_dask.simulate` makes them."""
+"""Exit waves and images a minute and core, of every recipe, and a movie, as `hrtem_dask.simulate` makes them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ TINY = {"name": "tiny", "field": {"box": 40, "wave_sampling": 0.35, "slice_thick
 #: network pixels [angstrom] that examples are drawn for
 PIXELS = {"au-columns": 0.2, "mos2-columns": 0.2}
 IMAGES = 24
+#: of the movie that is timed, all else by default
+MOVIE = {"n_frames": 500, "shape": (256, 256), "seed": 0}
+MOVIE_PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ class Images:
     rate: float = field(metadata=head("a minute and core"))
 
 
+@dataclass(frozen=True)
+class Movie:
+    """A movie as the function makes it."""
+
+    recipe: str
+    frames: str
+    waves: int = field(metadata=head("exit waves"))
+    processes: int
+    seconds: float = field(metadata=head("s"))
+    making: float = field(metadata=head("of these until the last wave, s"))
+    rate: float = field(metadata=head("frames a minute and core"))
+
+
 def tables(options: Options) -> list[Table]:
     """Make a set of each recipe with all cores, then draw images from it with one."""
     from hrtem_dask.simulate import dataset, load_recipe
@@ -69,7 +85,30 @@ def tables(options: Options) -> list[Table]:
         f"One process a core, {options.threads} of them, with their start, writing and reading back; busy is the "
         "processor time of the tasks over time on the clock x cores."]),
         Table("Images", images, ["One thread. A frame is the whole field; an example is 256 x 256 network pixels, "
-                                 "resampled, with its label. A focal series counts as one image."])]
+                                 "resampled, with its label. A focal series counts as one image."]),
+        Table("Movie", [filmed(options)], [
+            "500 frames of 256 x 256 by default: a wave every 4 frames; from the call to the finished store, with the "
+            "start of the processes."])]
+
+
+def filmed(options: Options) -> Movie:
+    """Time one movie in two processes, from the call to the finished store."""
+    from hrtem_dask.simulate import load_recipe, movie
+
+    recipe = load_recipe(options.size("au-particles", TINY))
+    asked = MOVIE | options.size({}, {"n_frames": 16, "shape": (64, 64)})
+    last = [0.0, 0]
+
+    def wave(_done: int, total: int) -> None:
+        last[:] = time.perf_counter() - start, total
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        movie(recipe, **asked, store=Path(folder) / "movie.zarr", workers=MOVIE_PROCESSES, progress=wave)
+        seconds = time.perf_counter() - start
+    frames = asked["n_frames"]
+    return Movie(recipe.name, f"{frames} of {asked['shape'][0]}²", int(last[1]), MOVIE_PROCESSES, seconds, last[0],
+                 frames / seconds / MOVIE_PROCESSES * 60)
 
 
 def drawn(recipe: Any, sample: Any, options: Options) -> list[Images]:

@@ -229,6 +229,26 @@ def test_the_simulation_blurs_as_this_detector_does() -> None:
     assert np.allclose(simulate_record(scene, camera, np.random.default_rng(2)), mine[m:-m, m:-m], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_read_noise_does_not_clip_integers_unless_asked(dtype) -> None:
+    """At half an electron a pixel half of the noise is below 0; mean and variance are the analytic ones."""
+    dose, gain, read = 0.5, 2.0, 3.0
+    frames = record(np.full((8, 128, 128), dose), gain=gain, read_noise=read, dtype=dtype, seed=1).astype(float)
+    assert frames.mean() == pytest.approx(36 + gain * dose, abs=0.08)  # standard error 0.018
+    assert frames.var() == pytest.approx(gain**2 * (dose + read**2) + 1 / 12, rel=0.02)
+    assert frames.min() > 0
+    clipped = record(np.full((8, 128, 128), dose), gain=gain, read_noise=read, offset=0, dtype="uint16", seed=1)
+    assert clipped.mean() > gain * dose + 1
+    assert record(np.full((64, 64), dose), gain=gain, read_noise=read, seed=1).mean() == pytest.approx(1, abs=0.4)
+    assert not record(np.zeros((4, 4)), gain=gain, dtype=dtype, seed=1).any()  # no read noise, no pedestal
+
+
+def test_the_largest_number_of_an_integer_is_its_own() -> None:
+    for dtype in ("uint8", "int16", "uint16", "int32"):
+        counts = record(np.full((4, 4), 1e6), gain=1e5, dtype=dtype, seed=1)
+        assert (counts == np.iinfo(dtype).max).all()
+
+
 def test_plot_shows_curve_and_band() -> None:
     cov = np.zeros((6, 6))
     cov[0, 0] = 1e-4

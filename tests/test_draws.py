@@ -180,8 +180,14 @@ def test_read_noise_and_gain_add_to_the_variance_as_they_should():
     flat = np.ones((220, 220), np.float32)
     camera = Camera(1.0, 16.0, None, gain=5.0, read_noise=3.0, digitised=True)
     counts = record(flat, camera, np.random.default_rng(4))
-    assert counts.mean() == pytest.approx(80, rel=0.01)
+    assert camera.pedestal == 6 * 3 * 5
+    assert counts.mean() == pytest.approx(90 + 80, rel=0.01)
     assert counts.var() == pytest.approx(25 * (16 + 9) + 1 / 12, rel=0.04)
+    bare = record(flat, replace(camera, offset=0), np.random.default_rng(4))
+    np.testing.assert_allclose(counts - bare, 90, atol=1.01)  # 0 is a pedestal that was asked for, not a missing one
+    twice = record(flat, camera, np.random.default_rng(4), binned=2)
+    assert twice.mean() == pytest.approx(4 * (90 + 80), rel=0.01)  # four pixels, four pedestals
+    assert twice.var() == pytest.approx(4 * 25 * (16 + 9), rel=0.04)
     assert (counts == np.rint(counts)).all()
 
 

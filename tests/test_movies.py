@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from scipy.spatial import cKDTree
 
 from hrtem_dask import open_movie, simulate
 from hrtem_dask.core.errors import InputError, MissingInputError
+from hrtem_dask.simulate.camera import Camera
 from hrtem_dask.simulate.crystals import Cluster
+from hrtem_dask.simulate.microscope import Optics
 from hrtem_dask.simulate.recipe import Field, load_recipe
 from hrtem_dask.simulate.scenes import Rock, Wander
 from hrtem_dask.simulate.structures import Specimen, assemble
@@ -52,9 +55,64 @@ def test_movie_shows_its_particles_where_it_says():
     np.testing.assert_array_equal(ds.movie, simulate.movie(TINY, **OPTIONS).movie)
 
 
-def test_movie_refuses_impossible_numbers():
-    with pytest.raises(InputError, match="positive"):
-        simulate.movie(n_frames=0)
+@pytest.mark.parametrize(("bad", "says"), [
+    ({"n_frames": 0}, "n_frames is 0; expected a whole number of at least 1"), ({"n_frames": 2.5}, "n_frames is 2.5"),
+    ({"n_frames": True}, "n_frames is True"), ({"shape": (64,)}, r"shape is \(64,\); expected two whole numbers"),
+    ({"shape": 64}, "shape is 64"), ({"shape": (64.5, 64)}, "two whole numbers"), ({"shape": "ab"}, "shape is 'ab'"),
+    ({"shape": (10**7, 10**7)}, "a cell of 5e.06 angstrom, the largest is 2000"), ({"drift": np.nan}, "drift is nan"),
+    ({"drift": 1e9}, "the largest is 2000"), ({"turn": -1}, "turn is -1; expected a finite number of at least 0"),
+    ({"wander": np.inf}, "wander is inf"), ({"turn": "4"}, "turn is '4'"), ({"seed": -1}, "seed is -1"),
+    ({"seed": None}, "seed is None"), ({"dose": np.inf}, "dose is inf; expected a finite number above 0 .electrons"),
+    ({"dose": "9"}, "dose is '9'"), ({"frame_time": np.nan}, "frame_time is nan"), ({"workers": 0}, "workers is 0"),
+    ({"frames_per_wave": 1.5}, "frames_per_wave is 1.5"), ({"focus_drift": -3}, "focus_drift is -3"),
+    ({"defocus": 600}, "give optics=Optics"), ({"defocus": []}, "defocus is .."), ({"defocus": "60"}, "focal series"),
+    ({"defocus": [1, np.nan]}, "a defocus is nan"), ({"defocus": [5, 5]}, "every defocus once"),
+    ({"optics": 3}, "optics is 3"), ({"optics": Optics(defocus=np.nan)}, "optics.defocus is nan"),
+    ({"optics": Optics(aperture=0)}, "aperture is 0; expected a number above 0"), ({"camera": "K2"}, "camera is 'K2'"),
+    ({"optics": Optics(drift=(1, 2, 3))}, r"\(y, x\) in angstrom"), ({"optics": Optics(blur=-1)}, "blur is -1"),
+    ({"motion": "rock"}, "motion is 'rock'"), ({"motion": Rock}, "as Rock.tilt=3.0."), ({"store": 5}, "store is 5"),
+    ({"progress": 1}, "progress is 1"), ({"client": 3}, "client is 3"), ({"recipe": 5}, "recipe is 5"),
+    ({"pixel_size": (0.4, 0.5)}, "pixels are square"),
+    ({"pixel_size": 1.5}, r"pixel_size is 1.5 angstrom, too coarse .* lost: Au: d = 2.356, 2.04"),
+])
+def test_movie_refuses_what_makes_no_sense(bad, says):
+    with pytest.raises(InputError, match=says):
+        simulate.movie(**({"recipe": TINY} | SMALL | bad))
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda: Wander(turn=-1), "Wander.turn is -1"), (lambda: Wander(frames_per_wave=0), "frames_per_wave is 0"),
+    (lambda: Rock(time=0), "Rock.time is 0"), (lambda: Rock(n_waves=0), "n_waves is 0"),
+    (lambda: Rock(tilt=np.nan), "Rock.tilt is nan"), (lambda: Rock(zone_axis="xyz"), "xyz"),
+    (lambda: Rock(zone_axis=110), "expected text"), (lambda: Camera(0, 1), "camera's pixel_size is 0"),
+    (lambda: Camera(1, np.nan), "dose is nan"), (lambda: Camera(1, 1, gain=0), "gain is 0"),
+    (lambda: Camera(1, 1, read_noise=-1), "read_noise is -1"), (lambda: Camera(1, 1, offset=np.inf), "offset is inf"),
+    (lambda: Camera(1, 1, mtf=3), "mtf is 3"), (lambda: Camera(1, 1, hot_pixels=-1), "hot_pixels is -1"),
+])
+def test_motions_and_cameras_refuse_what_makes_no_sense(make, says):
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_read_noise_is_not_clipped_and_the_offset_is_written_down(tmp_path):
+    """Half an electron a pixel and 3 of read noise: mean and variance are the analytic ones, in the file too."""
+    recipe, store = replace(one_particle(), field=Field(box=60)), tmp_path / "m.zarr"
+    options = {"n_frames": 2, "seed": 1, "shape": (120, 140), "pixel_size": 0.5, "dose": 2.0,
+               "motion": Hopper(height=1)}
+    for offset, expected in ((None, 18.0), (100.0, 100.0)):
+        for gain in (1.0, 2.0):
+            camera = Camera(1, 1, None, gain=gain, read_noise=3.0, offset=offset)
+            ds = simulate.movie(recipe, **options, camera=camera, store=store)
+            kept = expected * (gain if offset is None else 1)
+            counts = ds.movie.values.astype(float)
+            assert counts.min() > 0
+            assert counts.mean() == pytest.approx(kept + gain * 0.5, abs=0.1 * gain)  # 0.5 electrons a pixel
+            assert counts.var() == pytest.approx(gain**2 * (0.5 + 9) + 1 / 12, rel=0.03)
+            found = open_movie(store).attrs
+            assert (found["offset"], found["counts_per_electron"]) == (kept, gain)
+            assert f"offset={kept}" in found["provenance"]
+            shutil.rmtree(store)
+    assert simulate.movie(recipe, **options).movie.attrs["offset"] == 0
 
 
 # stores

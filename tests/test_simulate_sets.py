@@ -199,8 +199,12 @@ def test_the_benchmark_counts_what_it_makes(monkeypatch):
     from benchmarks import simulation
     from benchmarks.common import Options
 
-    waves, images = simulation.tables(Options(threads=1, repeats=1, quick=True))
+    waves, images, movies = simulation.tables(Options(threads=1, repeats=1, quick=True))
     assert [row.waves for row in waves.rows] == [2]
     assert waves.rows[0].rate == pytest.approx(2 / waves.rows[0].seconds * 60)
     assert {row.what for row in images.rows} == {"frames, one by one", "frames, 2 of one wave", "examples"}
     assert all(row.rate == pytest.approx(6e4 / row.each.median) for row in images.rows)
+    movie = movies.rows[0]
+    assert (movie.waves, movie.processes) == (4, 2)
+    assert 0 < movie.making < movie.seconds
+    assert movie.rate == pytest.approx(16 / movie.seconds / 2 * 60)

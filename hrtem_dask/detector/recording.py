@@ -12,13 +12,13 @@ from dask.base import tokenize
 
 from ..core.errors import InputError
 from ..core.provenance import record as provenance
-from ..kernels.camera import expose, radial_frequency
+from ..kernels.camera import digitise, expose, pedestal, radial_frequency, read_out
 from .mtf import MTF
 
 __all__ = ["record"]
 
 
-def record(expectation: Any, mtf: MTF | None = None, *, gain: float = 1.0, offset: float = 0.0,
+def record(expectation: Any, mtf: MTF | None = None, *, gain: float = 1.0, offset: float | None = None,
            read_noise: float = 0.0, counting: bool = False, dtype: Any = None, saturation: float | None = None,
            seed: int | np.random.Generator | None = None) -> Any:
     """Record images with a camera: Poisson, MTF, gain, noise of the read-out, digitisation.
@@ -35,8 +35,9 @@ def record(expectation: Any, mtf: MTF | None = None, *, gain: float = 1.0, offse
         Without it nothing is blurred.
     gain : float
         Counts per electron.
-    offset : float
-        Counts without electrons.
+    offset : float, optional
+        Counts without electrons, a camera's pedestal. By default 0 for floats, and for integers what
+        keeps the read noise above 0: ``6 gain read_noise``, rounded up; 0 without read noise.
     read_noise : float
         Root mean square [electrons].
     counting : bool
@@ -95,11 +96,11 @@ def record(expectation: Any, mtf: MTF | None = None, *, gain: float = 1.0, offse
                             name=f"record-{tokenize(whole, camera, seed)}")
 
 
-def _camera(mtf: MTF | None, gain: float, offset: float, read_noise: float, counting: bool, dtype: Any,
+def _camera(mtf: MTF | None, gain: float, offset: float | None, read_noise: float, counting: bool, dtype: Any,
             saturation: float | None) -> dict[str, Any]:
     if mtf is not None and not callable(mtf):
         raise InputError(f"mtf is {mtf!r}; expected an MTF, as MTF(scale=0.5, power=2.5)")
-    numbers = {"gain": gain, "offset": offset, "read_noise": read_noise,
+    numbers = {"gain": gain, "offset": 0.0 if offset is None else offset, "read_noise": read_noise,
                "saturation": 1.0 if saturation is None else saturation}
     for name, value in numbers.items():
         if not math.isfinite(value) or (name in ("gain", "saturation") and value <= 0) or (
@@ -109,6 +110,8 @@ def _camera(mtf: MTF | None, gain: float, offset: float, read_noise: float, coun
     kind = np.dtype(np.float32 if dtype is None else dtype)
     if kind.kind not in "iuf":
         raise InputError(f"dtype is {dtype!r}; expected integers as 'uint16', or 'float32'")
+    if offset is None:
+        offset = pedestal(read_noise, gain) if kind.kind in "iu" else 0.0
     return {"mtf": mtf, "gain": gain, "offset": offset, "read_noise": read_noise, "counting": bool(counting),
             "dtype": kind, "saturation": saturation}
 
@@ -139,11 +142,8 @@ def _one(image: np.ndarray, response: np.ndarray | None, camera: dict[str, Any],
         raise InputError(f"{np.count_nonzero(image < 0)} pixel(s) of the expectation are below 0 and "
                          f"{np.count_nonzero(~np.isfinite(image))} are not finite; expected electrons a pixel")
     counts = expose(image, response, rng, counting=camera["counting"])
-    if camera["read_noise"]:
-        counts = counts + rng.normal(0, camera["read_noise"], counts.shape)
-    counts = counts * camera["gain"] + camera["offset"]
+    counts = read_out(counts, rng, gain=camera["gain"], offset=camera["offset"], read_noise=camera["read_noise"])
     kind, top = camera["dtype"], camera["saturation"]
     if kind.kind in "iu":
-        limits = np.iinfo(kind)
-        return np.clip(np.rint(counts), limits.min, min(limits.max, limits.max if top is None else top)).astype(kind)
+        return digitise(counts, kind, top)
     return (counts if top is None else np.minimum(counts, top)).astype(kind)

@@ -12,10 +12,12 @@ from scipy import fft
 
 from ..core.errors import InputError
 
-__all__ = ["CORNER", "expose", "filter_images", "mtf_curve", "radial_frequency"]
+__all__ = ["CORNER", "digitise", "expose", "filter_images", "mtf_curve", "pedestal", "radial_frequency", "read_out"]
 
 #: frequency of the corner of the plane [Nyquist]
 CORNER = float(np.sqrt(2.0))
+#: standard deviations of the read noise by which a pedestal lifts the counts above 0
+PEDESTAL = 6.0
 
 
 def mtf_curve(k: np.ndarray, scale: float, power: float, floor: float, tail: float = 1.0, halo: float = 0.0,
@@ -157,3 +159,74 @@ def expose(expectation: np.ndarray, response: np.ndarray | None, rng: np.random.
         return rng.poisson(np.clip(expectation, 0, None)).astype(np.float32)
     electrons = rng.poisson(np.clip(expectation, 0, None)).astype(np.float32)
     return electrons if response is None else filter_images(electrons, response)
+
+
+def pedestal(read_noise: float, gain: float) -> float:
+    """Counts without electrons that keep the read noise above 0: six standard deviations, rounded up.
+
+    Parameters
+    ----------
+    read_noise : float
+        Root mean square [electrons].
+    gain : float
+        Counts per electron.
+
+    Returns
+    -------
+    float
+        0 where there is no read noise, as in a counting camera.
+
+    Examples
+    --------
+    >>> pedestal(3.0, 1.0), pedestal(0.3, 1.5), pedestal(0.0, 20.0)
+    (18.0, 3.0, 0.0)
+    """
+    return float(np.ceil(PEDESTAL * read_noise * gain))
+
+
+def read_out(electrons: np.ndarray, rng: np.random.Generator, *, gain: float = 1.0, offset: float = 0.0,
+             read_noise: float = 0.0) -> np.ndarray:
+    """Add the noise of the read-out to the electrons of one image, and make counts of them.
+
+    Parameters
+    ----------
+    electrons : ndarray, float32, shape (y, x)
+        Is changed.
+    rng : numpy.random.Generator
+    gain : float
+        Counts per electron.
+    offset : float
+        Counts without electrons.
+    read_noise : float
+        Root mean square [electrons].
+
+    Returns
+    -------
+    ndarray, float32, shape (y, x)
+        Counts, not rounded and not clipped.
+
+    Examples
+    --------
+    >>> read_out(np.full((1, 2), 3, np.float32), np.random.default_rng(0), gain=5, offset=100).tolist()
+    [[115.0, 115.0]]
+    """
+    if read_noise:
+        electrons += rng.normal(0, read_noise, electrons.shape).astype(np.float32)
+    if gain != 1:
+        electrons *= np.float32(gain)
+    if offset:
+        electrons += np.float32(offset)
+    return electrons
+
+
+def digitise(counts: np.ndarray, dtype: np.dtype | type, top: float | None = None) -> np.ndarray:
+    """Round counts and clip them to what integers of this kind hold, and to `top` where that is given.
+
+    Examples
+    --------
+    >>> digitise(np.array([-3.2, 7.6, 1e6]), np.uint16, 5000.0).tolist()
+    [0, 8, 5000]
+    """
+    limits = np.iinfo(dtype)
+    whole = np.rint(counts, dtype=np.float64)  # float32 has no number for the largest of 32 bits
+    return np.clip(whole, limits.min, min(limits.max, np.inf if top is None else top)).astype(dtype)

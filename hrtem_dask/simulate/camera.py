@@ -7,8 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..core.errors import InputError
 from ..detector.mtf import MTF
-from ..kernels.camera import expose, radial_frequency
+from ..kernels.camera import expose, pedestal, radial_frequency, read_out
+from .checks import check_number
 from .recipe import Imaging
 
 __all__ = ["MTF_MARGIN", "Camera", "draw_camera", "record"]
@@ -25,6 +27,21 @@ class Camera:
 
     ``gain`` in counts an electron, ``read_noise`` (root mean square) in electrons; a ``digitised``
     image holds whole counts. A ``counting`` camera has white noise. ``mtf=None`` blurs nothing.
+    ``offset`` is what a pixel counts without electrons, the pedestal of a real camera [counts].
+    None is as much as keeps the read noise of a digitised image above 0, six standard deviations
+    rounded up, and 0 without read noise or where nothing is digitised: `pedestal` says how much.
+
+    Raises
+    ------
+    InputError
+        If a number is none that a camera can have.
+
+    Examples
+    --------
+    >>> Camera(0.4, 100.0, read_noise=3.0, gain=2.0, digitised=True).pedestal
+    36.0
+    >>> Camera(0.4, 100.0, read_noise=3.0).pedestal
+    0.0
     """
 
     pixel_size: float
@@ -35,6 +52,24 @@ class Camera:
     read_noise: float = 0.0
     counting: bool = False
     digitised: bool = False
+    offset: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mtf is not None and not callable(self.mtf):
+            raise InputError(f"the camera's mtf is {self.mtf!r}; expected MTF(scale=0.5, power=2.5), or None")
+        for name in ("pixel_size", "dose", "gain"):
+            check_number(f"the camera's {name}", getattr(self, name), above=0)
+        for name in ("read_noise", "hot_pixels"):
+            check_number(f"the camera's {name}", getattr(self, name), least=0)
+        if self.offset is not None:
+            check_number("the camera's offset", self.offset, "counts")
+
+    @property
+    def pedestal(self) -> float:
+        """Counts of a pixel without electrons: ``offset``, or what stands in for it where that is None."""
+        if self.offset is None:
+            return pedestal(self.read_noise, self.gain) if self.digitised else 0.0
+        return float(self.offset)
 
     @property
     def binned(self) -> int:
@@ -75,10 +110,9 @@ def record(expectation: np.ndarray, camera: Camera, rng: np.random.Generator, *,
     if camera.hot_pixels:
         at = tuple(rng.integers(0, n, camera.hot_pixels) for n in image.shape)
         image[at] += rng.uniform(5, 30, camera.hot_pixels) * image.std()
-    if camera.read_noise:
-        image += rng.normal(0, camera.read_noise * binned, image.shape).astype(np.float32)
-    if camera.gain != 1:
-        image *= np.float32(camera.gain)
+    # a sample is the sum of binned x binned pixels, of their noise and of their pedestals
+    image = read_out(image, rng, gain=camera.gain, offset=camera.pedestal * binned**2,
+                     read_noise=camera.read_noise * binned)
     return np.rint(image) if camera.digitised else image
 
 

@@ -20,19 +20,29 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.fft import next_fast_len
 
-from ..core.calibration import check_pixel_size, make_movie
-from ..core.errors import InputError
+from ..core.calibration import make_movie
 from ..core.provenance import package_version
 from ..core.provenance import record as provenance
 from ..io.store import ArraySpec, frame_spec, open_store
+from ..kernels.camera import digitise
 from ..kernels.fourier_grid import fourier_shift
+from .arguments import (
+    check_cell,
+    check_defocus,
+    check_movie_sampling,
+    check_numbers,
+    check_parts,
+    check_shape,
+    check_square,
+)
 from .camera import MTF_MARGIN, Camera, record
 from .columns import column_table
 from .labels import gold_thickness, instance_labels
 from .microscope import Optics, expected_images
 from .movie_store import BATCH_RECORD, WAVE_RECORD, Exposed, MovieStore, open_truth
-from .multislice import exit_wave
+from .multislice import SliceMemory, exit_wave
 from .recipe import Recipe, load_recipe
 from .scenes import Motion, Scene, Wander
 from .sets import TRUTH_SAMPLING
@@ -45,6 +55,9 @@ GAIN = 20.0  # counts an electron
 BRIGHTEST = 16000.0  # counts a pixel of vacuum: what 16 bit hold with room for noise and for bright fringes
 BATCHES = 16  # at least so many tasks record the frames
 THICKNESS_SAMPLING = 1.0  # angstrom
+REVISION = 2  # of what a seed makes: a movie begun by another one is not continued
+#: slices of the film that the next configuration has too; a process keeps so many bytes of them
+SLICES = SliceMemory(384 << 20)
 OPTICS = Optics(defocus=600.0, cs=1.2e7 * 0.05, focal_spread=40.0, convergence=1e-4, aperture=0.7,
                 absorption_length=400.0, blur=0.4)
 
@@ -54,8 +67,8 @@ class Recording:
     """How the frames of a movie are recorded; small, because it travels with every task.
 
     ``shifts`` (frame, 2) is the drift (y, x) [angstrom], ``focus`` (frame, image) the defocus of each
-    image [angstrom], ``room`` the margin of the cell around the frame [angstrom], ``cell`` its side
-    in pixels. ``series`` says whether a frame is a focal series.
+    image [angstrom], ``origin`` (y, x) where the first pixel of a frame without drift lies in the cell
+    [angstrom], ``cell`` the side of that in pixels. ``series`` says whether a frame is a focal series.
     """
 
     index: np.ndarray
@@ -63,7 +76,7 @@ class Recording:
     focus: np.ndarray
     shape: tuple[int, int]
     cell: int
-    room: float
+    origin: tuple[float, float]
     camera: Camera
     optics: Optics
     energy: float
@@ -151,7 +164,8 @@ def movie(
     focus_drift : float
         Change of the defocus from frame to frame [angstrom], random walk.
     camera : Camera, optional
-        Detector, instead of the usual one; `pixel_size` and `dose` are those given here.
+        Detector, instead of the usual one; `pixel_size` and `dose` are those given here. Where it has
+        read noise, `Camera.offset` keeps that above 0.
     workers : int, optional
         Compute in this many processes of this machine instead of threads; a script that asks for
         them needs the usual ``if __name__ == "__main__":``.
@@ -160,42 +174,47 @@ def movie(
     -------
     xarray.Dataset
         ``movie`` uint16 (frame, y, x), or (frame, defocus, y, x), with coordinates [angstrom] and
-        time; ``truth`` bool (frame, y, x), the mask of the particles; and all that `open_truth`
-        lists. Lazy where there is a store. A particle may lie outside the frame.
+        time, and the attributes ``counts_per_electron`` and ``offset`` [counts] of the camera;
+        ``truth`` bool (frame, y, x), the mask of the particles; and all that `open_truth` lists.
+        Lazy where there is a store. A particle may lie outside the frame.
 
     Raises
     ------
     InputError
-        If a number is not positive, or the store holds something else.
+        If an argument makes no sense, the pixels are too coarse for a lattice of the recipe, or the
+        store holds something else.
     """
-    recipe, pixel = load_recipe(recipe), check_pixel_size(pixel_size)[0]
-    if min(n_frames, frames_per_wave, *shape) < 1 or dose <= 0 or frame_time <= 0 or seed < 0:
-        raise InputError(f"found n_frames = {n_frames}, frames_per_wave = {frames_per_wave}, shape = {shape}, dose = "
-                         f"{dose}, frame_time = {frame_time}, seed = {seed}; expected positive numbers")
+    check_numbers(n_frames=n_frames, frames_per_wave=frames_per_wave, seed=seed, workers=workers, dose=dose,
+                  frame_time=frame_time, turn=turn, wander=wander, drift=drift, focus_drift=focus_drift)
+    check_parts(recipe=recipe, optics=optics, camera=camera, motion=motion, store=store, progress=progress,
+                client=client)
+    recipe, pixel, shape = load_recipe(recipe), check_square(pixel_size), check_shape(shape)
+    check_movie_sampling(recipe, pixel)
     shifts = walk([seed, 5], n_frames, 2, drift)
-    room = room_of(recipe) + float(np.abs(shifts).max())
-    cell = int(np.ceil((max(shape) * pixel + 2 * room) / pixel))
+    cell, origin = cell_of(recipe, shape, pixel, shifts)
     recipe = replace(recipe, field=replace(recipe.field, box=cell * pixel))
     motion = motion or Wander(turn, wander, frames_per_wave)
     scene = motion.scene(recipe, seed, n_frames, frame_time)
-    images = [optics.defocus] if defocus is None else [float(d) for d in defocus]
+    images = [optics.defocus] if defocus is None else check_defocus(defocus)
     focus = walk([seed, 8], n_frames, 1, focus_drift) + images
     used = replace(camera or Camera(pixel, dose, gain=min(GAIN, BRIGHTEST * len(images) / (dose * pixel**2))),
                    pixel_size=pixel, dose=dose / len(images), digitised=True)
+    used = replace(used, offset=used.pedestal)
     states = scene.states()
     spec = movie_spec(n_frames, shape, len(images), defocus is not None)
-    recording = Recording(scene.index, shifts, focus, tuple(shape), cell, room, used, optics, recipe.field.energy,
+    recording = Recording(scene.index, shifts, focus, shape, cell, origin, used, optics, recipe.field.energy,
                           seed, spec.shards[0], defocus is not None, len(states.get("particle", ())))
     known = {"recipe": recipe.to_dict(), "motion": repr(motion), "seed": seed, "optics": vars(optics), "dose": dose,
              "drift": drift, "focus_drift": focus_drift, "camera": repr(used)}
     about = provenance({}, "simulate.movie", **known) | {
-        "dose": dose, "source": "simulated", "counts_per_electron": used.gain}
+        "dose": dose, "source": "simulated", "counts_per_electron": used.gain, "offset": used.pedestal}
     empty = make_movie(np.empty((n_frames, *([len(images)] if recording.series else []), 1, 1), np.uint16),
                        pixel_size=pixel, time=np.arange(n_frames) * frame_time, attrs=about,
                        defocus=images if recording.series else None)
     with folder_of(store) as path:
         there = MovieStore(path)
-        text = json.dumps([known, n_frames, shape, pixel, frame_time, images, package_version()], default=str)
+        text = json.dumps([known, n_frames, shape, pixel, frame_time, images, cell, REVISION, package_version()],
+                          default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()
         if not there.begin(digest, [replace(spec, attrs=empty.attrs)], [labels_spec(spec, shape)],
                            wave_specs(scene, recording), coordinates(empty, shape, pixel), recording.batches):
@@ -211,6 +230,19 @@ def room_of(recipe: Recipe) -> float:
     spec = recipe.particles
     longest = spec.diameter.high * spec.elongation.high**0.5 if spec.number.high >= 1 else 0.0
     return max(ROOM, longest / 2)
+
+
+def cell_of(recipe: Recipe, shape: tuple[int, int], pixel: float,
+            shifts: np.ndarray) -> tuple[int, tuple[float, float]]:
+    """Side of the periodic cell [pixel], and where in it a frame without drift begins (y, x) [angstrom].
+
+    All windows that the frames show fit in with `room_of` around them; the cell reaches as far as the
+    drift goes to either side, and no further.
+    """
+    room, ends = room_of(recipe), shifts.max(0)
+    sides = np.array(shape) * pixel + ends - shifts.min(0) + 2 * room
+    check_cell(float(sides.max()))
+    return next_fast_len(int(np.ceil(sides.max() / pixel)), real=True), (float(room + ends[0]), float(room + ends[1]))
 
 
 def walk(seed: list[int], n: int, axes: int, step: float) -> np.ndarray:
@@ -267,9 +299,12 @@ def make(store: MovieStore, scene: Scene, recording: Recording, states: dict[str
     waves = store.missing(WAVE_RECORD, count)
     effort = Effort("exit waves")
     if store.missing(BATCH_RECORD, recording.batches):
-        for _ in run_tasks(wave_task, [(scene, recording, k, store) for k in waves], client, workers, effort):
-            if progress:
-                progress(count - len(waves) + effort.done, count)
+        try:
+            for _ in run_tasks(wave_task, [(scene, recording, k, store) for k in waves], client, workers, effort):
+                if progress:
+                    progress(count - len(waves) + effort.done, count)
+        finally:
+            SLICES.forget()
         batches = store.missing(BATCH_RECORD, recording.batches)
         for _ in run_tasks(frames_task, [(recording, b, store) for b in batches], client, workers):
             pass
@@ -282,13 +317,14 @@ def wave_task(scene: Scene, recording: Recording, k: int, store: MovieStore) -> 
     labels = instance_labels(specimen, box / round(box / TRUTH_SAMPLING)).astype(np.int32)
     thickness = gold_thickness(specimen.gold, (box, box), box / round(box / THICKNESS_SAMPLING),
                                numbers=specimen.gold_numbers)
-    store.write_wave(k, Exposed(exit_wave(specimen, scene.field), labels, thickness.astype(np.float32)),
+    store.write_wave(k, Exposed(exit_wave(specimen, scene.field, memory=SLICES), labels, thickness.astype(np.float32)),
                      column_table(specimen))
     return k
 
 
 def frames_task(recording: Recording, batch: int, store: MovieStore) -> int:
     """Frames and labels of one batch."""
+    SLICES.forget()  # all waves are there
     first = batch * recording.batch
     index = recording.index[first:first + recording.batch]
     images = recording.focus.shape[1]
@@ -322,14 +358,14 @@ def record_frame(images: Sequence[np.ndarray], labels: np.ndarray, frame: int,
                  recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     """Record the window of periodic images that one frame shows, and cut its labels."""
     rng, pixel = np.random.default_rng([recording.seed, 6, frame]), recording.camera.pixel_size
-    shift, room = recording.shifts[frame], recording.room
+    shift, origin = recording.shifts[frame], recording.origin
     m = MTF_MARGIN
     window = np.ix_(*(np.arange(-m, n + m) % recording.cell for n in recording.shape))
-    counts = [record(fourier_shift(image, tuple((shift - room) / pixel))[window], recording.camera, rng)
+    counts = [record(fourier_shift(image, tuple((shift - origin) / pixel))[window], recording.camera, rng)
               for image in images]
-    at = [np.round((np.arange(n) * pixel + room - s) / recording.box * len(labels)).astype(int) % len(labels)
-          for n, s in zip(recording.shape, shift, strict=True)]
-    return np.clip(counts, 0, 65535).astype(np.uint16), labels[np.ix_(*at)]
+    at = [np.round((np.arange(n) * pixel + o - s) / recording.box * len(labels)).astype(int) % len(labels)
+          for n, o, s in zip(recording.shape, origin, shift, strict=True)]
+    return digitise(np.stack(counts), np.uint16), labels[np.ix_(*at)]
 
 
 def counted(labels: np.ndarray, particles: int) -> np.ndarray:
@@ -355,10 +391,10 @@ def all_true(store: MovieStore, recording: Recording, states: dict[str, xr.Varia
         if place:
             if dims[:1] != ("frame",):
                 values, dims = np.broadcast_to(values, (len(recording.index), *values.shape)), ("frame", *dims)
-            moved = recording.shifts[:, "yx".index(place)] - recording.room
+            moved = recording.shifts[:, "yx".index(place)] - recording.origin["yx".index(place)]
             values = values + moved.reshape(-1, *[1] * (values.ndim - 1))
         out[name] = xr.Variable(dims, values, attrs)
     units = {"particle_area": {"units": "angstrom^2", "long_name": "of the part of the mask in the frame"}}
     for name, values in store.gathered(recording.batches).items():
         out[name] = xr.Variable(("frame", "particle"), values, units.get(name, {}))
-    return out | store.columns(count, (recording.room, recording.room))
+    return out | store.columns(count, recording.origin)

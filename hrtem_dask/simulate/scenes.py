@@ -9,15 +9,18 @@ movie: `Wander` and `Rock` move the particles of any recipe.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
+from ..core.errors import InputError
+from .checks import check_number
 from .keys import Span
-from .lattices import COLUMN_AXES, family_of, lattice_of
+from .lattices import COLUMN_AXES, family_of, lattice_of, parse_zone_axis
+from .matter import words
 from .recipe import Field, Recipe
 from .structures import Parts, Specimen, draw_parts, film_blocks
 
@@ -87,6 +90,9 @@ class Wander:
     frames_per_wave: int = 4
     tolerance: float = TOLERANCE
 
+    def __post_init__(self) -> None:
+        check_motion(self, ("turn", "wander", "tolerance"), ("frames_per_wave",))
+
     def scene(self, recipe: Recipe, seed: int, n_frames: int, frame_time: float) -> MovingParticles:
         """Make the scene; all particles step together."""
         recipe = filled(recipe)
@@ -141,6 +147,14 @@ class Rock:
     zone_axis: str = ""
     tolerance: float = TOLERANCE
 
+    def __post_init__(self) -> None:
+        check_motion(self, ("tilt", "spin", "wander", "tolerance"), ("frames_per_wave", "n_waves"))
+        check_number("Rock.time", self.time, "second", above=0)
+        if not isinstance(self.zone_axis, str):
+            raise InputError(f"Rock.zone_axis is {self.zone_axis!r}; expected text, as \"110\"")
+        for axis in words(self.zone_axis):
+            parse_zone_axis(axis)
+
     def scene(self, recipe: Recipe, seed: int, n_frames: int, frame_time: float) -> MovingParticles:
         """Make the scene; every particle rocks for itself."""
         named = self.zone_axis or recipe.particles.zone_axis
@@ -165,6 +179,16 @@ class Rock:
             both = Rotation.from_rotvec(lean.reshape(-1, 3)) * Rotation.from_rotvec(spin.reshape(-1, 3))
             turns = both.as_rotvec().reshape(waves, count, 3)
         return MovingParticles(recipe, seed, index, turns, self.wander * walk[..., 1:], self.tolerance)
+
+
+def check_motion(motion: Wander | Rock, sizes: tuple[str, ...], counts: tuple[str, ...]) -> None:
+    """Refuse sizes below 0 and counts below 1 [InputError]."""
+    kind = type(motion).__name__
+    for name in sizes:
+        check_number(f"{kind}.{name}", getattr(motion, name), least=0)
+    for name in counts:
+        if (value := getattr(motion, name)) is not None or name != "n_waves":
+            check_number(f"{kind}.{name}", value, least=1, whole=True)
 
 
 def there_and_back(step: np.ndarray, n: int) -> np.ndarray:
@@ -230,7 +254,24 @@ class MovingParticles:
             centre = cluster.positions.mean(0)
             p = Rotation.from_rotvec(turn).apply(cluster.positions - centre) + centre
             placed.append(cluster.moved(p + [*move, 0.0]))
-        return parts.specimen(placed)
+        return parts.specimen(placed, self.heights)
+
+    @cached_property
+    def heights(self) -> tuple[float, float]:
+        """Lowest and highest z of any atom in any configuration [angstrom].
+
+        All configurations share one cell: the film stays where it is, in its slices and at its
+        distance from the focus, while the particles turn.
+        """
+        parts = parts_of(self.recipe, self.seed)
+        ends = [z for b in parts.base if len(b) for z in (b.positions[:, 2].min(), b.positions[:, 2].max())]
+        for j, cluster in enumerate(parts.particles):
+            centre = cluster.positions.mean(0)
+            for turns in np.array_split(self.turns[:, j], -(-len(self.turns) // 64)):
+                rows = Rotation.from_rotvec(turns).as_matrix()[:, 2]
+                z = centre[2] + rows @ (cluster.positions - centre).T
+                ends += [z.min(), z.max()]
+        return (float(min(ends)), float(max(ends))) if ends else (0.0, 0.0)
 
     def states(self) -> dict[str, xr.Variable]:
         """Positions, orientations and tilts of the particles."""

@@ -123,10 +123,11 @@ class Parts:
     support: str
     sheet: dict[str, Any] | None = None
 
-    def specimen(self, particles: Sequence[Cluster] | None = None) -> Specimen:
-        """Assemble the field with its own particles, or with these."""
+    def specimen(self, particles: Sequence[Cluster] | None = None,
+                 heights: tuple[float, float] | None = None) -> Specimen:
+        """Assemble the field with its own particles, or with these; `heights` as in `assemble`."""
         return assemble(self.particles if particles is None else particles, self.base, self.box,
-                        thickness=self.thickness, support=self.support, sheet=self.sheet)
+                        thickness=self.thickness, support=self.support, sheet=self.sheet, heights=heights)
 
 
 def draw_parts(recipe: Recipe, rng: np.random.Generator, blocks: list[np.ndarray]) -> Parts:
@@ -183,7 +184,8 @@ def draw_sheet(spec: Sheet, box: tuple[float, float], thickness: float, rng: np.
 
 def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarray | Sequence[Cluster],
              box: float | tuple[float, float], infos: list[dict] | None = None, thickness: float = 0.0, *,
-             support: str = "carbon", sheet: dict | None = None) -> Specimen:
+             support: str = "carbon", sheet: dict | None = None,
+             heights: tuple[float, float] | None = None) -> Specimen:
     """Put particles and what carries them into one periodic cell, where no two bodies come too close.
 
     Of two particles that touch, the later one gives way; a support gives way to particles and sheets.
@@ -202,6 +204,9 @@ def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarr
         Of the support [angstrom].
     support, sheet
         As in `Specimen`.
+    heights : (float, float), optional
+        Lowest and highest z that the cell is made for [angstrom]; by default those of the atoms.
+        Configurations of one movie share them: its film then stays where it is.
 
     Returns
     -------
@@ -222,7 +227,7 @@ def assemble(particles: Sequence[Cluster | np.ndarray], base: Cluster | np.ndarr
         column.append(np.where(p.column > 0, p.column + last, 0).astype(np.int32))
         last = max(last, int(column[-1].max(initial=0)))
     positions = np.concatenate([p.positions for p in parts])
-    low, high = (positions[:, 2].min(), positions[:, 2].max()) if len(positions) else (0.0, 0.0)
+    low, high = heights or ((positions[:, 2].min(), positions[:, 2].max()) if len(positions) else (0.0, 0.0))
     ids = [*range(1, len(clusters) + 1), *[0] * (len(parts) - len(clusters))]
     return Specimen(
         np.concatenate([p.numbers for p in parts]), positions + [0.0, 0.0, 2.0 - low],
