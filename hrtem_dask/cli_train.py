@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -56,51 +57,58 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File NAME.safetensors to write.")
-@click.option("--minutes", default=30.0, show_default=True, type=click.FloatRange(0, min_open=True),
-              help="Time to train; it ends where the learning rate reaches zero.")
-@click.option("--depth", default=32, show_default=True, type=click.IntRange(1), help="Layers of the MSD-net.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True),
+              help="Time to train, 30 by default; the learning rate reaches zero at its end. With --iterations: cut "
+                   "the run after this time; the same command goes on.")
+@click.option("--iterations", type=click.IntRange(1), help="Number of steps: the same weights every time.")
+@click.option("--network", default="msdnet", show_default=True, type=click.Choice(["msdnet", "unet"]))
+@click.option("--depth", type=click.IntRange(1), help="Layers of the MSD-net (50), halvings of the U-Net (4).")
+@click.option("--width", type=click.IntRange(1),
+              help="Planes a layer of the MSD-net (1), at the finest scale of the U-Net (8).")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
-@click.option("--iterations", type=click.IntRange(1), help="Steps instead of minutes: the same weights every time.")
+@click.option("--device", default="auto", show_default=True,
+              help='"cpu", "cuda", or "auto" for CUDA where there is one.')
 @click.option("--batch", default=3, show_default=True, type=click.IntRange(1), help="Examples a step.")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side of an example, in pixels.")
-@click.option("--learning-rate", default=1e-2, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--learning-rate", default=3e-2, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--outline", default="half-thickness", show_default=True, type=click.Choice(["half-thickness", "atoms"]),
               help="What the network learns to outline: the half-contrast line, or all projected atoms.")
-@click.option("--start", type=click.Path(exists=True, path_type=Path), help="Weights to begin with.")
+@click.option("--start", help="Weights to begin with: a file or a shipped name.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")
-def train(store: Path, out: Path, minutes: float, depth: int, seed: int, workers: int | None,
-          iterations: int | None, batch: int, size: int, learning_rate: float, outline: str, start: Path | None,
-          scores: bool) -> None:
-    """Train a network with the set in STORE; a run that was stopped is continued."""
+def train(store: str, out: Path, workers: int | None, **options: Any) -> None:
+    """Train a network with STORE, a simulated set (or a recipe, which is simulated first).
+
+    A run that was stopped is continued. NAME.metrics.csv and NAME.metrics.png show loss and Dice on
+    structures of their own.
+    """
     from .networks.training import train as run
 
-    model = run(store, out=out, minutes=minutes, depth=depth, seed=seed, workers=workers or available_cores(),
-                iterations=iterations, batch=batch, size=size, learning_rate=learning_rate, outline=outline,
-                start=start, scores=scores, report=click.echo)
+    model = run(store, out=out, workers=workers or available_cores(), report=click.echo,
+                progress=progress("iterations", "are done already", every=30), **options)
     click.echo(f"{model!r}")
 
 
-def progress(what: str, there: str = "") -> Callable[[int, int], None]:
-    """Return a function that shows done of total: a bar on a terminal, else a line now and then."""
+def progress(what: str, there: str = "", every: float = 5) -> Callable[..., None]:
+    """Return a function that shows done of total: a bar on a terminal, else a line now and then (`every` second)."""
     start, shown, first = time.monotonic(), [-1e9], [-1]
     bar = sys.stderr.isatty()
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if first[0] < 0:
             first[0] = done
             if done and there:
                 click.echo(f"{done} of {total} {what} {there}")
-        if done < total and now - shown[0] < (0.2 if bar else 5):
+        if done < total and now - shown[0] < (0.2 if bar else every):
             return
         shown[0] = now
         rate = (done - first[0]) / max(now - start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        line = f"{done} of {total} {what}, {now - start:.0f} s{left}"
+        line = f"{done} of {total} {what}, {now - start:.0f} s{left}" + (f", {note}" if note else "")
         if not bar:
             click.echo(line)
             return

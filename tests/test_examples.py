@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from hrtem_dask.core.errors import InputError
 from hrtem_dask.networks.examples import Examples, SampleCache, size_of
+from hrtem_dask.networks.sources import Simulated
 from hrtem_dask.networks.steps import Settings, Worker
 from hrtem_dask.simulate.recipe import load_recipe
 from hrtem_dask.simulate.set_store import begin, gather, write_sample
@@ -69,7 +70,7 @@ def test_every_example_is_new_and_follows_from_seed_and_step(data):
 
 
 def test_training_draws_what_the_data_set_gives(data):
-    worker = Worker(Settings(size=32, batch=2, seed=9), data)
+    worker = Worker(Settings(size=32, batch=2, seed=9), Simulated(data, data))
     examples = Examples(data, length=8, size=32, batch=2, seed=9)
     image, truth = worker.draw(3, 1)
     np.testing.assert_array_equal(examples[7][0][0], image)

@@ -19,6 +19,7 @@ from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.kernels.msdnet.weights import MSDWeights
 from hrtem_dask.networks.msdnet import MSDNet
 from hrtem_dask.networks.scoring import dice, effective_radius, normalised, probability, scores_by_dose
+from hrtem_dask.networks.sources import Simulated
 from hrtem_dask.networks.steps import Run, Settings, loss_of
 from hrtem_dask.networks.training import split
 from hrtem_dask.simulate.recipe import load_recipe
@@ -70,7 +71,7 @@ def test_it_learns_and_writes_a_card_that_loads(store, tmp_path):
     assert card["receptive_field"] == 2 * (1 + 2 + 3 + 4) + 1
     assert 0 < card["effective_radius"] <= 10
     assert card["training"]["iterations"] == 60
-    assert card["training"]["fields"] + card["training"]["fields_held_out"] == 8
+    assert card["training"]["fields"] + card["training"]["fields_held_out"] == 7
     assert card["training"]["recipe_sha256"] == load_recipe(RECIPE).digest
     assert not (tmp_path / "net.state.npz").exists()
     scores = card["scores"]["held_out_simulated"]["500"]
@@ -98,9 +99,9 @@ def test_a_time_comes_to_the_same_as_the_number_of_iterations_on_the_card(store,
 
 
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(store, tmp_path):
-    settings, data = Settings(seed=7, **SMALL), split(open_dataset(store))[0]
+    settings, data = Settings(seed=7, **SMALL), Simulated(*split(open_dataset(store))[:2])
     whole = Run(settings, data, tmp_path / "whole.npz")
-    whole.learn(1e9, 6, None, str)
+    whole.learn(None, 6)
 
     class Stop(Exception):
         pass
@@ -113,10 +114,10 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(store, tmp_path):
             super().step(*args)
 
     with pytest.raises(Stop):
-        Interrupted(settings, data, tmp_path / "state.npz").learn(1e9, 6, None, str)
+        Interrupted(settings, data, tmp_path / "state.npz").learn(None, 6)
     resumed = Run(settings, data, tmp_path / "state.npz")
     assert resumed.iteration == 3
-    resumed.learn(1e9, 6, None, str)
+    resumed.learn(None, 6)
     assert same(whole.net.to_weights(), resumed.net.to_weights())
     assert whole.losses == pytest.approx(resumed.losses)
     with pytest.raises(InputError, match="other settings"):
@@ -127,9 +128,12 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(store, tmp_path):
 
 
 def test_held_out_fields_are_never_drawn(store):
-    learn, held_out = split(open_dataset(store))
-    assert not set(learn.indices) & set(held_out.indices)
-    assert len(learn) + len(held_out) == 8
+    parts = split(open_dataset(store))
+    assert [len(p) for p in parts] == [6, 1, 1]
+    assert sorted(i for p in parts for i in p.indices) == list(range(8))
+    learn = parts[0]
+    two = split(replace(open_dataset(store), indices=(0, 1)))
+    assert [p.indices for p in two] == [(0,), (1,), (1,)]
     one = Dataset(store, learn.recipe, 1, (0,))
     with pytest.raises(InputError, match="at least 2"):
         split(one)
@@ -231,7 +235,7 @@ def test_a_start_from_other_weights_is_on_the_card(store, tmp_path):
     assert second.card["training"]["start_sha256"] == first.card["sha256"]
     assert second.card["training"]["start"]["settings"]["outline"] == "atoms"
     assert np.allclose(second.weights.layers[3], first.weights.layers[3], atol=1e-6)
-    with pytest.raises(InputError, match="expected depth 5"):
+    with pytest.raises(InputError, match="'depth': 5"):
         train(store, out=tmp_path / "third", iterations=1, start=tmp_path / "first.safetensors", depth=5)
 
 

@@ -96,6 +96,10 @@ class MSDNet(nn.Module):
             x = torch.cat([x, F.relu(y)], 1)
         return F.conv2d(x, self.final_weight[:, :, None, None], self.final_bias)
 
+    def pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Weight and bias of each layer, the last one included."""
+        return [*zip(self.weights, self.biases, strict=True), (self.final_weight, self.final_bias)]
+
     def to_weights(self) -> MSDWeights:
         """Copy the parameters into plain float32 arrays, as the kernels take them."""
         def array(p: torch.Tensor) -> object:

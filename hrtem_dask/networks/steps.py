@@ -1,177 +1,124 @@
-"""The steps of a training run: workers that draw and differentiate examples, Adam, checkpoints."""
+"""The steps of a training run: gradients, the optimiser, the running average, validation, checkpoints."""
 
 from __future__ import annotations
 
 import json
-import os
-import threading
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core.errors import InputError
-from ..simulate.sets import Dataset
-from ..simulate.tasks import one_thread
-from .examples import Examples
-from .fast import fast_forward
-from .msdnet import MSDNet
+from .optimiser import TurnedAdam
+from .settings import Settings
+from .sources import Example, Source
+from .validation import Metrics
+from .workers import OnDevice, Submit, Worker, loss_of, pool_of
 
-__all__ = ["Run", "Settings", "loss_of"]
+__all__ = ["Run", "Settings", "Worker", "loss_of"]
 
 SAVE_EVERY = 60.0  # second
-REPORT_EVERY = 30.0  # second
 AHEAD = 2  # iterations whose examples are drawn in advance
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What defines a run.
-
-    ``size`` [network pixel] is the side of an example, ``pixel_size`` [angstrom] that of the
-    network, ``scale`` and ``offset`` the range of the changes after the z-score: the mean and
-    the spread of a crop are not those of a frame, whose coverage is another. ``warm_up`` is a
-    number of iterations. ``outline`` is what the network learns to outline, see `Dataset`, and
-    ``start`` the sha256 of the weights that it begins with, empty for random ones.
-    """
-
-    depth: int = 32
-    width: int = 1
-    padding: str = "reflect"
-    batch: int = 3
-    size: int = 256
-    pixel_size: float = 0.5
-    learning_rate: float = 1e-2
-    warm_up: int = 60
-    clip: float = 1.0
-    dice_weight: float = 1.0
-    scale: tuple[float, float] = (0.7, 1.4)
-    offset: float = 0.5
-    seed: int = 1
-    outline: str = "half-thickness"
-    start: str = ""
-
-    def network(self) -> MSDNet:
-        """Return a fresh network with one input channel and two classes."""
-        return MSDNet(1, 2, self.depth, width=self.width, padding=self.padding)
-
-
-class Worker:
-    """Draws examples and differentiates the loss; one thread an example."""
-
-    def __init__(self, settings: Settings, data: Dataset) -> None:
-        s = self.settings = settings
-        examples = Examples(data, length=1, size=s.size, pixel_size=s.pixel_size, seed=s.seed, scale=s.scale,
-                            offset=s.offset)
-        self.draw, self.local = examples.draw, threading.local()
-
-    def gradient(self, parameters: np.ndarray, image: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-        """Loss and its gradient for one example, all parameters in one vector."""
-        if not hasattr(self.local, "net"):
-            self.local.net = self.settings.network()
-        net = self.local.net
-        vector_to_parameters(torch.from_numpy(parameters), net.parameters())
-        with torch.enable_grad():
-            logits = fast_forward(net, torch.from_numpy(image)[None, None])
-            loss = loss_of(logits, torch.from_numpy(truth.astype(np.int64))[None], self.settings.dice_weight)
-            gradient = torch.autograd.grad(loss, list(net.parameters()))
-            return loss.item(), torch.cat([g.reshape(-1) for g in gradient]).numpy()
-
-
-_worker: Worker | None = None
-
-
-def _begin(settings: Settings, data: Dataset) -> None:
-    global _worker
-    one_thread()
-    torch.set_num_threads(1)
-    _worker = Worker(settings, data)
-
-
-def _call(method: str, *args: Any) -> Any:
-    return getattr(_worker, method)(*args)
-
-
-@contextmanager
-def pool_of(settings: Settings, data: Dataset, workers: int | None) -> Iterator[Callable[..., Future]]:
-    """Give a function that submits draw or gradient to processes, or to threads where workers is None."""
-    pool: Executor
-    if workers is None:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        worker = Worker(settings, data)
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            yield lambda method, *args: pool.submit(getattr(worker, method), *args)
-        torch.set_num_threads(before)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (settings, data)) as pool:
-        yield lambda method, *args: pool.submit(_call, method, *args)
+WINDOW = 200  # iterations that a shown loss is the mean of
+FORMAT = 2  # of the checkpoint
 
 
 class Run:
-    """One training run: the network, its optimiser, and where it stands."""
+    """One training run: the network, its optimiser and average, and where it stands.
 
-    def __init__(self, settings: Settings, data: Dataset, state: Path, net: MSDNet | None = None) -> None:
-        self.settings, self.data, self.state = settings, data, state
+    Parameters
+    ----------
+    settings : Settings
+    source : Source
+        Gives the examples and the validation images.
+    state : Path
+        The checkpoint, NAME.state.npz: it is read where it exists. NAME.metrics.csv and
+        NAME.metrics.png are written beside it.
+    net : torch.nn.Module, optional
+        The network to begin with, instead of random weights.
+    device : str, optional
+        Where whole batches are differentiated; without one the workers do it, an example each.
+    """
+
+    def __init__(self, settings: Settings, source: Source, state: Path, net: torch.nn.Module | None = None,
+                 device: str | None = None) -> None:
+        self.settings, self.source, self.state = settings, source, state
         torch.manual_seed(settings.seed)
-        self.net = net or settings.network()
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=settings.learning_rate)
+        self.net = net or settings.build()
+        self.device = OnDevice(settings, device) if device else None
+        self.optimiser = TurnedAdam(self.net.pairs())
+        self.average = [p.detach().clone() for p in self.net.parameters()]
+        self.best: list[torch.Tensor] | None = None
+        self.metrics = Metrics(source.groups, settings.size**2)
         self.iteration, self.seconds, self.losses = 0, 0.0, []
         self.iterations: int | None = None
         self.workers: int | None = None
-        self.signature = json.dumps({"settings": asdict(settings), "recipe": data.recipe.digest, "seed": data.seed,
-                                     "fields": list(data.indices)})
+        self.images: list[Example] = []
+        self.signature = json.dumps({"format": FORMAT, "settings": asdict(settings), "source": source.identity()})
         if state.is_file():
             self.restore()
 
-    def learn(self, seconds: float, iterations: int | None, workers: int | None, say: Callable[[str], None]) -> None:
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations were taken."""
+        return self.iterations is not None and self.iteration >= self.iterations
+
+    def learn(self, seconds: float | None = None, iterations: int | None = None, workers: int | None = None,
+              say: Callable[[str], None] = lambda _line: None,
+              show: Callable[[int, int, str], None] | None = None) -> None:
         """Take so many iterations, or as many as the time allows at the speed of the warm-up.
 
-        The number is fixed once the warm-up is over, and the learning rate follows it, so that a
-        run with a time and a run with the number it came to give the same weights.
+        Without a number, it is fixed once the warm-up is over, and the learning rate follows it, so
+        that a run with a time and a run with the number it came to give the same weights. With a
+        number, the time cuts: the run stops there with its checkpoint and is not `finished`.
         """
-        done, start = self.seconds, time.monotonic()
-        shown = saved = timed = start
+        if iterations and self.iterations and iterations != self.iterations:
+            raise InputError(f"the checkpoint {self.state} is that of a run of {self.iterations} iterations, and the "
+                             f"learning rate followed them; found iterations = {iterations}. Go on with "
+                             f"{self.iterations}, or give another --out")
+        cut = seconds if iterations else None
         self.iterations, self.workers = iterations or self.iterations, workers
-        with pool_of(self.settings, self.data, workers) as submit:
+        done, start = self.seconds, time.monotonic()
+        saved = timed = start
+        with pool_of(self.settings, self.source, workers) as submit:
+            self.images = [f.result() for f in [submit("validation", k) for k in range(self.source.judged)]]
             drawn: deque[list[Future]] = deque()
-            while True:
-                self.seconds = done + time.monotonic() - start
+            while not self.finished:
+                self.draw(submit, drawn, 1, self.iteration)
+                examples = [f.result() for f in drawn.popleft()]
                 if self.iteration == self.settings.warm_up // 2:
                     timed = time.monotonic()
-                if self.iterations is None and self.iteration == self.settings.warm_up:
-                    each = 2 * (time.monotonic() - timed) / self.settings.warm_up
-                    self.iterations = self.iteration + max(1, int((seconds - self.seconds) / each))
-                    say(f"{each:.2f} s an iteration: {self.iterations} iterations")
-                if self.iterations is not None and self.iteration >= self.iterations:
-                    break
-                while len(drawn) <= AHEAD:
-                    at = self.iteration + len(drawn)
-                    drawn.append([submit("draw", at, k) for k in range(self.settings.batch)])
-                self.step(submit, [f.result() for f in drawn.popleft()])
+                self.step(submit, examples, drawn)
                 now = time.monotonic()
-                if now - shown > REPORT_EVERY:
-                    shown = now
-                    say(f"{self.seconds / 60:5.1f} min  iteration {self.iteration} of {self.iterations or '?'}  "
-                        f"loss {np.mean(self.losses[-200:]):.4f}")
-                if now - saved > SAVE_EVERY and self.iterations is not None:
+                self.seconds = done + now - start
+                if self.iterations is None and self.iteration >= self.settings.warm_up:
+                    each = (now - timed) / max(self.settings.warm_up - self.settings.warm_up // 2, 1)
+                    self.iterations = self.iteration + max(1, int(((seconds or 0) - self.seconds) / each))
+                    say(f"{each:.2f} s an iteration: {self.iterations} iterations")
+                self.validate(submit)
+                if show and self.iterations:
+                    show(self.iteration, self.iterations, self.said())
+                if now - saved > SAVE_EVERY:
                     saved = now
                     self.save()
+                if cut is not None and now - start >= cut:
+                    break
             for futures in drawn:
                 for f in futures:
                     f.cancel()
         self.save()
+
+    def said(self) -> str:
+        """Say loss and Dice in a few words."""
+        return ", ".join(filter(None, [f"loss {np.mean(self.losses[-WINDOW:]):.3f}", self.metrics.said()]))
 
     def rate(self) -> float:
         """Learning rate of this iteration: a linear warm-up, then half a cosine down to zero."""
@@ -180,63 +127,100 @@ class Run:
             return s.learning_rate * (i + 1) / s.warm_up
         return s.learning_rate * 0.5 * (1 + np.cos(np.pi * (i - s.warm_up) / max(self.iterations - s.warm_up, 1)))
 
-    def step(self, submit: Callable[..., Future], examples: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """One step of Adam on one batch."""
+    def draw(self, submit: Submit, drawn: deque[list[Future]], count: int, first: int) -> None:
+        """Have so many batches drawn, that of iteration `first` first."""
+        while len(drawn) < count:
+            drawn.append([submit("draw", first + len(drawn), k) for k in range(self.settings.batch)])
+
+    def step(self, submit: Submit, examples: list[Example], drawn: deque[list[Future]]) -> None:
+        """One step of the optimiser on one batch, while the next ones are drawn."""
         s = self.settings
         parameters = parameters_to_vector(self.net.parameters()).detach().numpy().copy()
-        results = [f.result() for f in [submit("gradient", parameters, x, y) for x, y in examples]]
-        total = torch.from_numpy(np.sum([g for _, g in results], axis=0) / s.batch)
-        first = 0
+        # the gradients are asked for first: what is drawn meanwhile fills the workers that they leave free
+        asked = [] if self.device else [submit("gradient", parameters, x, y) for x, y in examples]
+        self.draw(submit, drawn, AHEAD, self.iteration + 1)
+        if self.device:
+            loss, gradient = self.device.gradient(parameters, examples)
+        else:
+            results = [f.result() for f in asked]
+            loss = float(np.mean([value for value, _ in results]))
+            gradient = np.sum([g for _, g in results], axis=0) / s.batch
+        total, first = torch.from_numpy(gradient), 0
         for p in self.net.parameters():
             p.grad = total[first:first + p.numel()].view_as(p).clone()
             first += p.numel()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), s.clip, error_if_nonfinite=True)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate()
-        self.optimiser.step()
-        self.losses.append(float(np.mean([loss for loss, _ in results])))
+        self.optimiser.step(self.rate())
         self.iteration += 1
+        self.losses.append(loss)
+        # a short memory at first, or the random weights of the beginning would stay in the average
+        memory = min(s.average, (1 + self.iteration) / (10 + self.iteration))
+        for a, p in zip(self.average, self.net.parameters(), strict=True):
+            a.lerp_(p.detach(), 1 - memory)
+
+    def validate(self, submit: Submit) -> None:
+        """Judge the averaged weights where it is due: a fixed number of times in a run, and at its end."""
+        n, total = self.settings.validations, self.iterations
+        if total is None or not self.images or self.iteration <= min(self.settings.warm_up, total - 1):
+            return
+        if self.iteration < total and self.iteration * n // total == (self.iteration - 1) * n // total:
+            return
+        parameters = parameters_to_vector(self.average).numpy()
+        judged = self.device.judge(parameters, self.images) if self.device else [
+            f.result() for f in [submit("judge", parameters, x, y) for x, y in self.images]]
+        if self.metrics.add(judged, iteration=self.iteration, minutes=round(self.seconds / 60, 2),
+                            learning_rate=round(float(self.rate()), 8), loss=round(self.recent(), 6)):
+            self.best = [a.clone() for a in self.average]
+        self.metrics.write(self.beside(".metrics.csv"))
+
+    def recent(self) -> float:
+        """Mean training loss of the iterations since the last validation."""
+        last = int(self.metrics.rows[-1]["iteration"]) if self.metrics.rows else 0
+        return float(np.mean(self.losses[last:]))
+
+    def beside(self, ending: str) -> Path:
+        """File beside the checkpoint that has another ending."""
+        return self.state.with_name(self.state.name.removesuffix(".state.npz") + ending)
+
+    def result(self) -> torch.nn.Module:
+        """Network with the weights that the rule of `hrtem_dask.networks.validation.RULE` keeps."""
+        net = self.settings.build()
+        vector_to_parameters(parameters_to_vector(self.best or self.average), net.parameters())
+        return net
 
     def save(self) -> None:
         """Write the checkpoint; plain arrays, nothing pickled."""
-        arrays = {"signature": np.array(self.signature), "iteration": np.array(self.iteration),
-                  "iterations": np.array(self.iterations or 0), "seconds": np.array(self.seconds),
-                  "losses": np.array(self.losses, dtype=np.float32)}
-        for i, p in enumerate(self.net.parameters()):
-            found = self.optimiser.state.get(p)
-            arrays[f"p{i}"] = p.detach().numpy()
-            if found:
-                arrays |= {f"m{i}": found["exp_avg"].numpy(), f"v{i}": found["exp_avg_sq"].numpy()}
+        arrays: dict[str, Any] = {
+            "signature": np.array(self.signature), "iteration": np.array(self.iteration),
+            "iterations": np.array(self.iterations or 0), "seconds": np.array(self.seconds),
+            "losses": np.array(self.losses), "rows": np.array(json.dumps(self.metrics.rows))}
+        for kind, values in (("p", self.net.parameters()), ("average", self.average), ("best", self.best or [])):
+            arrays |= {f"{kind}{i}": v.detach().numpy() for i, v in enumerate(values)}
+        arrays |= {f"optimiser-{name}": a for name, a in self.optimiser.arrays().items()}
         part = self.state.with_name(self.state.name + ".part")
         with part.open("wb") as file:
             np.savez(file, **arrays)
         part.replace(self.state)
 
     def restore(self) -> None:
-        """Continue from the checkpoint."""
+        """Go back to where the checkpoint was written."""
         try:
             with np.load(self.state, allow_pickle=False) as z:
                 arrays = dict(z)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(f"the checkpoint {self.state} cannot be read ({error}); "
                              f"delete it to begin anew") from error
-        if str(arrays["signature"]) != self.signature:
+        if str(arrays.get("signature")) != self.signature:
             raise InputError(f"the checkpoint {self.state} belongs to another set or other settings; give another "
                              f"--out, or delete it to begin anew")
         self.iteration, self.seconds = int(arrays["iteration"]), float(arrays["seconds"])
         self.iterations = int(arrays["iterations"]) or None
-        self.losses = arrays["losses"].tolist()
-        for i, p in enumerate(self.net.parameters()):
+        self.losses, self.metrics.rows = arrays["losses"].tolist(), json.loads(str(arrays["rows"]))
+        for i, (p, a) in enumerate(zip(self.net.parameters(), self.average, strict=True)):
             p.data.copy_(torch.from_numpy(arrays[f"p{i}"]))
-            if f"m{i}" in arrays:
-                self.optimiser.state[p] = {"step": torch.tensor(float(self.iteration)),
-                                           "exp_avg": torch.from_numpy(arrays[f"m{i}"]),
-                                           "exp_avg_sq": torch.from_numpy(arrays[f"v{i}"])}
-
-
-def loss_of(logits: torch.Tensor, truth: torch.Tensor, dice_weight: float, *, smooth: float = 50.0) -> torch.Tensor:
-    """Cross-entropy plus soft Dice; `smooth` [pixel] keeps a frame without particles finite."""
-    p = torch.softmax(logits, 1)[:, -1]
-    t = truth.to(p.dtype)
-    soft = 1 - (2 * (p * t).sum() + smooth) / (p.sum() + t.sum() + smooth)
-    return F.cross_entropy(logits, truth) + dice_weight * soft
+            a.copy_(torch.from_numpy(arrays[f"average{i}"]))
+        if "best0" in arrays:
+            self.best = [torch.tensor(arrays[f"best{i}"]) for i in range(len(self.average))]
+        self.optimiser.load({name.removeprefix("optimiser-"): a for name, a in arrays.items()
+                             if name.startswith("optimiser-")})
+        self.metrics.write(self.beside(".metrics.csv"))

@@ -1,14 +1,15 @@
-"""Training of an MSD-net on a simulated set, on the processors of one machine.
+"""Training of a particle network on a simulated set, on the processors of one machine or a GPU.
 
-Every example is drawn and differentiated by one worker on its own; the gradients are added in
-order. The result therefore depends on the set, the seed and the number of iterations, not on
-the number of workers.
+On processors every example is drawn and differentiated by one worker on its own; the gradients are
+added in order. The result therefore depends on the set, the seed and the number of iterations, not
+on the number of workers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,37 +22,52 @@ from ..core.errors import InputError
 from ..core.provenance import versions
 from ..simulate.recipe import Recipe
 from ..simulate.sets import Dataset, dataset, open_dataset
+from .evaluation import resolve_device
 from .models import Model, load_model, save_model
-from .scoring import effective_radius, images_for_radius, scores_by_dose, summary
-from .steps import Run, Settings
+from .scoring import effective_radius, images_for_radius, scores_by_dose
+from .settings import Settings
+from .sources import Simulated
+from .steps import Run
+from .summaries import summary
+from .validation import RULE
 
 __all__ = ["Settings", "split", "train"]
 
-HELD_OUT = 0.08  # part of the fields
+HELD_OUT = 0.08  # part of the fields, for the scores
+VALIDATION = 0.04  # part of the fields, to choose the weights by
+MINUTES = 30.0
+#: network -> depth and width that are taken where none are given
+SHAPES = {"msdnet": (50, 1), "unet": (4, 8)}
 
 
 def train(
     recipe_or_dataset: str | Path | dict | Recipe | Dataset,
     *,
     out: str | os.PathLike[str],
-    minutes: float = 30.0,
+    minutes: float | None = None,
     iterations: int | None = None,
     seed: int = 1,
-    depth: int = 32,
+    network: str = "msdnet",
+    depth: int | None = None,
+    width: int | None = None,
     batch: int = 3,
     size: int = 256,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 3e-2,
     outline: str = "half-thickness",
     start: str | os.PathLike[str] | None = None,
     workers: int | None = None,
+    device: str = "auto",
     fields: int = 480,
     scores: bool = True,
     report: Callable[[str], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """Train a particle network and write it with its card.
 
-    Computes at once, for `minutes`. A run that was stopped continues from its last checkpoint,
-    the file ``NAME.state.npz`` beside `out`.
+    Computes at once. Beside the weights come the card NAME.json, and NAME.metrics.csv and
+    NAME.metrics.png with the losses and the Dice on validation images, drawn from structures of
+    their own. A run that was stopped continues from its last checkpoint, the file
+    ``NAME.state.npz``, as if it had not been stopped: the same weights, bit for bit.
 
     Parameters
     ----------
@@ -59,79 +75,88 @@ def train(
         A set or its store; with a recipe, a set of so many `fields` is simulated first, in
         ``NAME-set.zarr`` beside `out`.
     out : path
-        File NAME.safetensors to write; the card NAME.json comes beside it.
-    minutes : float
-        Time to train; the learning rate falls to zero at its end.
+        File NAME.safetensors to write.
+    minutes : float, optional
+        Alone, the time to train, 30 by default: the number of iterations follows from the speed of
+        the first ones, and the learning rate falls to zero at its end. With `iterations`, the time
+        after which the run is cut: the checkpoint is kept, the network as it stands is written, and
+        the same call goes on.
     iterations : int, optional
-        Number of steps instead of a time: the same weights on every run.
+        Number of steps: the same weights on every run.
     seed : int
         Seed of initialisation and examples.
-    depth, batch, size : int
-        Layers; examples a step; side of an example [network pixel].
+    network : {"msdnet", "unet"}
+    depth, width : int, optional
+        Layers and planes a layer of the MSD-net (50 and 1); halvings of the U-Net and its planes at
+        the finest scale (4 and 8).
+    batch, size : int
+        Examples a step; side of an example [network pixel].
     learning_rate : float
-        Highest learning rate of Adam.
+        Highest learning rate of the optimiser, see `hrtem_dask.networks.optimiser`.
     outline : {"half-thickness", "atoms"}
         What "particle" means to the network: the half-contrast line that an image shows, or the
         union of all projected atoms, some angstrom farther out. The stored truth is the latter.
     start : path, optional
-        Weights to begin with, of the same depth, instead of random ones.
+        Weights to begin with, of the same shape, instead of random ones; or a shipped name.
     workers : int, optional
         Use so many processes, which is faster; a script that asks for them needs the usual
         ``if __name__ == "__main__":``. By default threads, one for each processor.
+    device : str
+        "cpu", "cuda", or "auto" for CUDA where there is one. On a GPU the examples are drawn by
+        the workers and differentiated there, a whole batch at once.
     fields : int
         Size of the set that a recipe is turned into.
     scores : bool
         Whether to measure the held-out fields by dose afterwards, for the card.
     report : callable, optional
         Called with a line of text now and then.
+    progress : callable, optional
+        Called with (iterations done, all, loss and Dice in words) after each.
 
     Returns
     -------
     Model
-        What `load_model` gives for the file.
+        What `load_model` gives for the file. Its weights are the running average at the validation
+        with the lowest loss; ``card["training"]["finished"]`` says whether all iterations were taken.
 
     Raises
     ------
     InputError
-        If the set is too small, or the checkpoint belongs to other settings.
+        If the set is too small, there is no such device, or the checkpoint belongs to other settings.
     """
     out, say = Path(out), report or (lambda _line: None)
     out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
-    if minutes <= 0 or (iterations is not None and iterations < 1):
-        raise InputError(f"found minutes = {minutes}, iterations = {iterations}; expected more than zero")
+    check_numbers(minutes, iterations)
+    device = resolve_device(device)
     data = find_set(recipe_or_dataset, out, fields, seed)
     if data.recipe.imaging.series > 1:
         raise InputError(f"recipe {data.recipe.name!r} draws focal series of {data.recipe.imaging.series} images; this "
                          "training learns particles from single images. Give a recipe with imaging.series: 1, or "
                          "write your own loop around hrtem_dask.networks.examples.Examples")
-    learn, held_out = split(replace(data, outline=outline))
+    learn, other, held_out = split(replace(data, outline=outline))
     begin = load_model(start) if start else None
-    settings = Settings(depth=depth, batch=batch, size=size, learning_rate=learning_rate, seed=seed, outline=outline,
-                        start=begin.card["sha256"] if begin else "")
-    if begin and (begin.weights.depth, begin.weights.in_channels, begin.weights.out_channels) != (depth, 1, 2):
-        raise InputError(f"{start} has depth {begin.weights.depth}, {begin.weights.in_channels} channels and "
-                         f"{begin.weights.out_channels} classes; expected depth {depth}, 1 and 2")
+    settings = settings_of(begin, start, network=network, depth=depth, width=width, batch=batch, size=size,
+                           learning_rate=learning_rate, seed=seed, outline=outline)
     out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, learn, out.with_name(out.stem + ".state.npz"), begin.module() if begin else None)
-    say(f"{len(learn)} fields to learn from, {len(held_out)} held out")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        run.learn(minutes * 60, iterations, workers, say)
-        card = make_card(run, data, held_out)
+    run = Run(settings, Simulated(learn, other), state_of(out), begin.module() if begin else None,
+              None if device == "cpu" else device)
+    say(f"{len(learn)} fields to learn from, {len(other)} to choose the weights by, {len(held_out)} held out")
+    with one_torch_thread():
+        seconds = None if minutes is None and iterations else 60 * (minutes or MINUTES)
+        run.learn(seconds, iterations, workers, say, progress)
+        card = make_card(run, data, held_out, out)
+        card["effective_radius"] = effective_radius(run.result(), images_for_radius(held_out, seed),
+                                                    step=step_of(settings))
         if begin:
             card["training"]["start"] = begin.card.get("training")
-        say("measuring how far the network looks")
-        card["effective_radius"] = effective_radius(run.net, images_for_radius(held_out, seed))
-        save_model(run.net, card, out)
-        if scores:
+        write(run, card, out, say)
+        if scores and run.finished:
             say("scoring the held-out fields")
-            card["scores"] = {"held_out_simulated": scores_by_dose(run.net, held_out, seed=seed)}
+            card["scores"] = {"held_out_simulated": scores_by_dose(run.result(), held_out, seed=seed)}
             say(summary(card["scores"]["held_out_simulated"]))
-            save_model(run.net, card, out)
-    finally:
-        torch.set_num_threads(before)
-    run.state.unlink(missing_ok=True)
+            save_model(run.result(), card, out)
+    if run.finished:
+        run.state.unlink(missing_ok=True)
     return load_model(out)
 
 
@@ -144,19 +169,82 @@ def find_set(source: Any, out: Path, fields: int, seed: int) -> Dataset:
     return dataset(source, out.with_name(out.stem + "-set.zarr"), fields, seed=seed, workers=None)
 
 
-def split(data: Dataset) -> tuple[Dataset, Dataset]:
-    """Split a set into fields to learn from and the last ones, held out for the scores."""
-    n = max(1, round(HELD_OUT * len(data)))
+def split(data: Dataset) -> tuple[Dataset, Dataset, Dataset]:
+    """Split a set into fields to learn from, to choose the weights by, and the last ones, held out for the scores.
+
+    A set of two fields has none to choose by: the held-out one serves for both.
+    """
     if len(data) < 2:
         raise InputError(f"{data.path} holds {len(data)} field; expected at least 2, one of them for the scores. "
                          f"Make more with 'hrtem-dask simulate'")
-    return replace(data, indices=data.indices[:-n]), replace(data, indices=data.indices[-n:])
+    n = max(1, round(HELD_OUT * len(data)))
+    m = min(max(1, round(VALIDATION * len(data))), len(data) - n - 1)
+    held_out = replace(data, indices=data.indices[-n:])
+    other = replace(data, indices=data.indices[-n - m:-n]) if m else held_out
+    return replace(data, indices=data.indices[:-n - m]), other, held_out
 
 
-def make_card(run: Run, data: Dataset, held_out: Dataset) -> dict[str, Any]:
-    """Card of a finished run, without its measured values."""
+def check_numbers(minutes: float | None, iterations: int | None) -> None:
+    """Refuse a time or a number of steps that is not positive."""
+    if (minutes is not None and minutes <= 0) or (iterations is not None and iterations < 1):
+        raise InputError(f"found minutes = {minutes}, iterations = {iterations}; expected more than zero")
+
+
+def settings_of(begin: Model | None, start: Any, *, network: str, depth: int | None, width: int | None,
+                **others: Any) -> Settings:
+    """Settings of a run; the shape is that of the weights to begin with, where there are any."""
+    shape = SHAPES.get(network, (1, 1))
+    given = {"network": network, "depth": depth or shape[0], "width": width or shape[1]}
+    if begin is None:
+        return Settings(**given, **others)
+    found = begin.card["architecture"]
+    has = {"network": found["kind"], "depth": found.get("depth", found.get("levels")), "width": found["width"]}
+    asked = {"network": network} | {k: v for k, v in (("depth", depth), ("width", width)) if v is not None}
+    if any(has[k] != v for k, v in asked.items()) or begin.card["input_channels"] != 1 or len(begin.classes) != 2:
+        raise InputError(f"{start} is a {found} with {begin.card['input_channels']} channel(s) and the classes "
+                         f"{begin.classes}; expected {asked}, 1 channel and 2 classes. Leave --depth and --width out "
+                         f"to take those of the weights")
+    if np.ndim(begin.card["pixel_size"]):
+        raise InputError(f"{start} takes a range of pixel sizes, {begin.card['pixel_size']}; expected weights that "
+                         f"work at one")
+    return Settings(**has, **others, pixel_size=float(begin.card["pixel_size"]), start=begin.card["sha256"],
+                    padding=found.get("padding", "reflect"))
+
+
+def step_of(settings: Settings) -> int:
+    """Multiple that the measured radius is rounded up to: the pooling of a U-Net keeps its place in every tile."""
+    return 8 if settings.network == "msdnet" else 2**settings.depth
+
+
+def state_of(out: Path) -> Path:
+    """File of the checkpoint beside the weights."""
+    return out.with_name(out.stem + ".state.npz")
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Hold torch to one thread in this process: the workers have the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write(run: Run, card: dict[str, Any], out: Path, say: Callable[[str], None]) -> None:
+    """Write weights, card and figure of a run; say how to go on where it was cut."""
+    save_model(run.result(), card, out)
+    run.metrics.draw(run.beside(".metrics.png"), f"{out.stem}: {run.iteration} of {run.iterations} iterations")
+    if run.finished:
+        return
+    say(f"cut after iteration {run.iteration} of {run.iterations} ({run.seconds / 60:.1f} min in all); the checkpoint "
+        f"{run.state} is kept and the same command goes on. {out.name} holds the network as it stands")
+
+
+def make_card(run: Run, data: Dataset, held_out: Dataset, out: Path) -> dict[str, Any]:
+    """Card of a run, without its measured values."""
     s, recipe = run.settings, data.recipe
-    out = f"{run.state.name.removesuffix('.state.npz')}.safetensors"
     return {
         "name": recipe.name,
         "classes": ["background", "particle"],
@@ -165,18 +253,31 @@ def make_card(run: Run, data: Dataset, held_out: Dataset) -> dict[str, Any]:
         "dose_range": [recipe.imaging.dose.low, recipe.imaging.dose.high],
         "normalisation": {"kind": "frame"},
         "training": {
-            "commands": [
-                f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
-                f"hrtem-dask train SET --out {out} --iterations {run.iteration} --depth {s.depth} --batch {s.batch} "
-                f"--size {s.size} --seed {s.seed} --outline {s.outline} --learning-rate {s.learning_rate:g}"
-                + (" --start START" if s.start else ""),
-            ],
-            "start_sha256": s.start or None,
+            "commands": [f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
+                         f"hrtem-dask train SET {command_options(run, out)} --outline {s.outline}"],
             "recipe": recipe.name, "recipe_sha256": recipe.digest, "set_seed": data.seed,
-            "fields": len(run.data), "fields_held_out": len(held_out), "settings": asdict(s),
-            "iterations": run.iteration, "minutes": round(run.seconds / 60, 2), "workers": run.workers,
-            "loss": round(float(np.mean(run.losses[-100:])), 5) if run.losses else None,
-            "versions": versions(), "date": datetime.now(UTC).date().isoformat(),
-            "real_images_used": "none",
-        },
+            "fields": len(run.source.data), "fields_validation": len(run.source.other),
+            "fields_held_out": len(held_out), "real_images_used": "none",
+        } | facts(run),
+    }
+
+
+def command_options(run: Run, out: Path) -> str:
+    """Options of the command that gives the same weights."""
+    s = run.settings
+    return (f"--out {out.name} --network {s.network} --depth {s.depth} --width {s.width} --iterations "
+            f"{run.iterations} --batch {s.batch} --size {s.size} --seed {s.seed} --learning-rate {s.learning_rate:g}"
+            + (" --start START" if s.start else ""))
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What a card says of any run."""
+    s = run.settings
+    return {
+        "start_sha256": s.start or None, "settings": asdict(s), "iterations": run.iteration,
+        "iterations_planned": run.iterations, "finished": run.finished, "weights": RULE,
+        "kept_at": dict(run.metrics.best) or None, "minutes": round(run.seconds / 60, 2), "workers": run.workers,
+        "device": str(run.device.device) if run.device else "cpu",
+        "loss": round(float(np.mean(run.losses[-100:])), 5) if run.losses else None,
+        "versions": versions(), "date": datetime.now(UTC).date().isoformat(),
     }
