@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,31 +12,28 @@ from ..core.errors import InputError
 from ..core.provenance import record as provenance
 from ..kernels.camera import CORNER, mtf_curve
 from ..kernels.mtf_fit import LEVELS, PARAMETERS, PowerFit, ReadNoise, fit_power
-from ..kernels.noise_power import Rings, mask_spots, noise_power, ring_average, usable_modes
+from ..kernels.noise_power import Rings, mask_spots, ring_average, smooth_rings, usable_modes
+from .judging import hidden_film, judge, judge_doses, moving, say, standing_still
 from .mtf import MTF
 from .serial import NoiseSpectrum
 from .vacuum import Noise, check_box, find_box, measure, opened
 
 __all__ = ["fit_mtf"]
 
-#: lowest frequency of a fit [Nyquist]: below it illumination and its drift; a single frame keeps more of these
-LOW, LOW_SINGLE = 0.02, 0.05
+#: lowest frequency of a fit [Nyquist]: below it illumination and its drift
+LOW = 0.02
+#: that of a single frame, in periods a side: what its window mixes with the slow change that was removed
+PERIODS = 5
 #: below this frequency the fit goes without the data where these do not follow the rest
 DRIFT = 0.12
 #: excess there that is a specimen in a single frame, whose slow change in space is removed
 SPECIMEN = 2.5
 #: part of the modes that may stand out of the noise
 SPOTS = 0.3
-#: departure of the noise power from the fit, over several rings, that no detector explains; and
-#: the one that is worth a word
-NO_FIT, POOR_FIT = 0.25, 0.05
-RINGS = 7
-#: power of what stands still over that of the noise, in the middle band, that is worth a word
-STILL = 1.0
-#: modes of a spectrum that chance may lift out of their rings, with their neighbours
-FEW = 60
 #: power near Nyquist over that at low frequencies from which noise is white
 WHITE = 0.93
+#: part by which the means of two exposures must differ
+SAME_DOSE = 0.1
 #: error of the MTF from which it says so
 UNSURE = 0.1
 UPPER_ESTIMATE = ("from noise: where the detector is a scintillator this is an upper estimate of its MTF, since "
@@ -121,41 +117,41 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     notes = [UPPER_ESTIMATE]
     box, remark = (check_box(box, movie.shape[1:]), None) if box is not None else find_box(movie.data)
     if remark is not None:
-        _say(notes, remark)
+        say(notes, remark)
     crop = (slice(None), slice(box[0], box[1]), slice(box[2], box[3]))
     darkness, offset = _darkness(others["dark"].data[crop] if "dark" in others else None, offset)
-    sources = [movie, *([others["second"]] if "second" in others else [])]
-    exposures = []
-    for source in sources:
-        exposures.append(_spectra(measure(source.data[crop], "vacuum", offset=offset), notes))  # noqa: PERF401
+    exposures = [_spectra(measure(movie.data[crop], "vacuum", offset=offset), notes)]
+    if "second" in others:
+        exposures += _second(measure(others["second"].data[crop], "vacuum", offset=offset), exposures[0], notes)
+    two = len(exposures) > 1
     read = _read_noise(darkness, exposures[0], LOW)
     white = _is_white(exposures[0].rings, read)
     if white:
-        _say(notes, "the noise is white: a counting detector, whose MTF vacuum cannot show, or noise of the read-out "
-                    "alone")
-        read = ReadNoise(0.0, 0.0) if read is None and second is None else read
+        say(notes, "the noise is white: a counting detector, whose MTF vacuum cannot show, or noise of the read-out "
+                   "alone")
+        read = ReadNoise(0.0, 0.0) if read is None and not two else read
     low = _lowest(exposures, read, notes)
     fit, high = _fit(exposures, read, low)
-    _judge(fit, exposures, low, high, notes, white)
+    rings = [e.rings.up_to(low, high) for e in exposures]
+    judge(fit, rings, notes, white=white, found=remark)
+    hidden = 0.0
+    if two and offset is not None:
+        judge_doses(fit, [e.noise.mean for e in exposures], offset)
+    elif exposures[0].noise.frames == 1 and not white:
+        hidden = hidden_film(fit, rings[0], read, notes)
     counts, error = _counts_per_electron(fit, exposures, offset, notes)
-    if darkness is None and second is None:
+    if darkness is None and not two:
         notes.append("without dark frames or a second exposure the noise of the read-out is known by the shape of the "
                      "spectrum alone, and trades against the floor of the MTF")
     said = provenance(movie.attrs, "fit_mtf", box=box, frames=exposures[0].noise.frames, dark=dark is not None,
-                      second=second is not None, offset=offset, fitted=(low, high), misfit=round(fit.misfit, 3))
+                      second=two, offset=offset, fitted=(low, high), misfit=round(fit.misfit, 3))
     mtf = MTF(**dict(zip(PARAMETERS, map(float, fit.curve), strict=True)),
-              covariance=fit.covariance, counts_per_electron=counts, counts_per_electron_error=error,
+              covariance=fit.covariance + hidden, counts_per_electron=counts, counts_per_electron_error=error,
               read_noise=float(np.sqrt(fit.read)), spectrum=_data(fit, exposures[0], darkness, (low, high)),
               history=said["provenance"])
     if (unsure := float(mtf.error([0.5, 1.0]).max())) > UNSURE:
-        _say(notes, f"the MTF is known to ± {unsure:.2g} only; give more frames, dark frames or a second exposure")
+        say(notes, f"the MTF is known to ± {unsure:.2g} only; give more frames, dark frames or a second exposure")
     return replace(mtf, notes=tuple(notes))
-
-
-def _say(notes: list[str], text: str, *, level: int = 3) -> None:
-    """Keep a remark with the result and warn of it."""
-    notes.append(text)
-    warnings.warn(text, stacklevel=level)
 
 
 def _darkness(data: Any, offset: float | None) -> tuple[Noise | None, float | None]:
@@ -171,8 +167,8 @@ def _darkness(data: Any, offset: float | None) -> tuple[Noise | None, float | No
 
 def _spectra(noise: Noise, notes: list[str]) -> Spectra:
     if noise.frames == 1:
-        _say(notes, "one frame only: errors are larger, and what stands still (the gain pattern) counts as noise; "
-                    "16 frames give the MTF to better than 0.01", level=4)
+        say(notes, "one frame only: errors are larger, and what stands still (the gain pattern) counts as noise; "
+                   "16 frames give the MTF to better than 0.01", level=4)
     notes.extend(noise.remarks)
     use = mask_spots(noise.power, noise.shape, frames=noise.spectra, shared=noise.shared)
     usable = usable_modes(noise.shape)
@@ -184,24 +180,20 @@ def _spectra(noise: Noise, notes: list[str]) -> Spectra:
     if masked > 0.002:
         notes.append(f"{masked:.1%} of the spectrum stands out of its rings (fringes, spots, streaks) and was left out")
     if noise.frames > 1:
-        _still(noise, use, notes)
+        standing_still(noise, use, notes)
+        moving(noise, use)
     return Spectra(noise, use, ring_average(noise.power, noise.shape, use, frames=noise.spectra / noise.shared))
 
 
-def _still(noise: Noise, use: np.ndarray, notes: list[str]) -> None:
-    """Say how much of the frames stands still, and is neither noise nor slow illumination."""
-    power = noise_power(noise.image - noise.image.mean())
-    rings, floor = (ring_average(p, noise.shape, use) for p in (power, noise.power))
-    at = (rings.k > 0.06) & (rings.k < 0.5)
-    found = []
-    if at.any() and (ratio := float(np.mean(rings.power[at] / floor.power[at]) - 1 / noise.frames)) > STILL:
-        found.append(f"{ratio:.2g} times the noise between 0.06 and 0.5 Nyquist")
-    spots = int((usable_modes(noise.shape) & ~mask_spots(power, noise.shape)).sum())
-    if spots > FEW:
-        found.append("spots or fringes")
-    if found:
-        _say(notes, f"structure that stands still, {' and '.join(found)}: a gain pattern, or no vacuum. It was "
-                    "removed; what of it moves was not", level=5)
+def _second(noise: Noise, first: Spectra, notes: list[str]) -> list[Spectra]:
+    """Return the second exposure, or nothing where its dose is that of the first."""
+    means = first.noise.mean, noise.mean
+    if abs(means[1] - means[0]) > SAME_DOSE * max(map(abs, means)):
+        return [_spectra(noise, notes)]
+    say(notes, f"the second exposure was not used: its mean is {means[1]:.5g} counts and that of the first "
+               f"{means[0]:.5g}, within {SAME_DOSE:.0%}, so that it says nothing of the read-out noise or of counts "
+               "per electron; give one at half or double the dose", level=4)
+    return []
 
 
 def _read_noise(dark: Noise | None, vacuum: Spectra, low: float) -> ReadNoise | None:
@@ -213,16 +205,9 @@ def _read_noise(dark: Noise | None, vacuum: Spectra, low: float) -> ReadNoise | 
     rings = all_rings.up_to(low, CORNER)
     power = float(np.average(rings.power, weights=rings.modes))
     error = power / np.sqrt(rings.modes.sum())
-    smooth, sigma = _smooth(rings.power / power, rings.modes)
+    smooth, sigma = smooth_rings(rings.power / power, rings.modes)
     departs = (np.abs(smooth - 1) > np.maximum(5 * sigma, 0.03)).any()
     return ReadNoise(power, error, (rings.k, smooth) if departs else None)
-
-
-def _smooth(ratio: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of every ring and its neighbours, and its relative deviation."""
-    kernel = np.ones(min(RINGS, ratio.size))
-    weight = np.convolve(modes, kernel, "same")
-    return np.convolve(ratio * modes, kernel, "same") / weight, 1 / np.sqrt(weight)
 
 
 def _is_white(rings: Rings, dark: ReadNoise | None) -> bool:
@@ -239,7 +224,7 @@ def _levels(exposures: list[Spectra]) -> tuple[int, ...]:
 
 def _lowest(exposures: list[Spectra], dark: ReadNoise | None, notes: list[str]) -> float:
     """Lowest frequency of the fit: above what drifting illumination adds to the noise, if it does."""
-    low = LOW_SINGLE if any(e.noise.frames == 1 for e in exposures) else LOW
+    low = max(LOW, *(2 * PERIODS / min(e.noise.shape) if e.noise.frames == 1 else LOW for e in exposures))
     fit = fit_power([e.rings.up_to(DRIFT, 1.0) for e in exposures], dark, levels=_levels(exposures))
     for exposure, a, error in zip(exposures, fit.amplitudes, fit.amplitude_errors, strict=True):
         rings = exposure.rings.up_to(low, DRIFT)
@@ -254,9 +239,9 @@ def _lowest(exposures: list[Spectra], dark: ReadNoise | None, notes: list[str]) 
                 raise InputError(f"this is not vacuum: below {DRIFT} Nyquist the one frame has {ratio:.2g} times the "
                                  "power of noise. Expected noise; give frames of vacuum, or its place as "
                                  "box=(y0, y1, x0, x1)")
-            _say(notes, f"below {DRIFT} Nyquist the power is {ratio:.2g} times that of the fit, and was left out: "
-                        "illumination that changes, structure, or light scattered far in the detector, which the MTF "
-                        "then lacks", level=4)
+            say(notes, f"below {DRIFT} Nyquist the power is {ratio:.2g} times that of the fit, and was left out: "
+                       "illumination that changes, structure, or light scattered far in the detector, which the MTF "
+                       "then lacks", level=4)
             return DRIFT
     return low
 
@@ -280,39 +265,18 @@ def _fit(exposures: list[Spectra], dark: ReadNoise | None, low: float) -> tuple[
     return (wide, CORNER) if agree else (fit, 1.0)
 
 
-def _judge(fit: PowerFit, exposures: list[Spectra], low: float, high: float, notes: list[str],
-           white: bool) -> None:
-    """Refuse what is not noise; say where the curve is poor."""
-    for exposure, model in zip(exposures, fit.models, strict=True):
-        rings = exposure.rings.up_to(low, high)
-        smooth, sigma = _smooth(rings.power / model, rings.modes)
-        smooth, sigma, k = smooth[3:-3], sigma[3:-3], rings.k[3:-3]
-        departs = np.where(np.abs(smooth - 1) > 6 * sigma, np.abs(smooth - 1), 0.0)
-        worst = int(np.argmax(departs))
-        if departs[worst] > NO_FIT:
-            raise InputError(f"this is not vacuum: the spectrum has structure, {smooth[worst]:.2g} times the noise of "
-                             f"a detector at {k[worst]:.2f} Nyquist (or the frames were filtered). Expected noise "
-                             "that falls off smoothly; give raw frames of vacuum, or its place as box=(y0, y1, x0, x1)")
-        if departs[worst] > POOR_FIT:
-            _say(notes, f"the curve departs from the noise power by {departs[worst]:.0%} at {k[worst]:.2f} Nyquist, "
-                        "more than chance: structure, or a detector of another form", level=4)
-    if fit.at_bound and not white:
-        _say(notes, f"the curve falls as that of no detector does (half way at {fit.curve[0]:.2f} Nyquist with the "
-                    f"power {fit.curve[1]:.1f}): this looks like structure, not vacuum", level=4)
-
-
 def _counts_per_electron(fit: PowerFit, exposures: list[Spectra], offset: float | None,
                          notes: list[str]) -> tuple[float, float]:
     means = [e.noise.mean for e in exposures]
     a, da = fit.amplitudes, fit.amplitude_errors
-    if len(means) > 1 and abs(means[1] - means[0]) > 0.1 * max(abs(m) for m in means):
+    if len(means) > 1:
         rise = means[1] - means[0]
         return float((a[1] - a[0]) / rise), float(np.hypot(*da) / abs(rise))
     if offset is None:
         notes.append("counts per electron need dark frames, the offset, or a second exposure")
         return np.nan, np.nan
     if means[0] <= offset:
-        _say(notes, f"the mean of {means[0]:g} counts is not above that of the dark frames, {offset:g}: counts per "
+        say(notes, f"the mean of {means[0]:g} counts is not above that of the dark frames, {offset:g}: counts per "
                     "electron are unknown. Were dark frames subtracted already? Then give offset=0", level=4)
         return np.nan, np.nan
     return float(a[0] / (means[0] - offset)), float(da[0] / (means[0] - offset))

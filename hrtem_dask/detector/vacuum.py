@@ -55,6 +55,12 @@ class Noise:
         Of the box.
     remarks : tuple of str
         What was left out.
+    near : ndarray or None
+        Noise power from the differences of neighbouring frames [counts^2]; None of a single frame.
+    pairs : int
+        Neighbours in it.
+    moved : (float, float)
+        Largest sign in any of these differences that something moved [deviations], and its part of the noise.
     """
 
     power: np.ndarray
@@ -65,6 +71,9 @@ class Noise:
     frames: int
     shape: tuple[int, int]
     remarks: tuple[str, ...]
+    near: np.ndarray | None = None
+    pairs: int = 0
+    moved: tuple[float, float] = (0.0, 0.0)
 
 
 def opened(source: Any, what: str) -> xr.DataArray:
@@ -158,9 +167,11 @@ def _smoothest(looks: list[Structure], smooth: np.ndarray, shape: tuple[int, int
             zip((i1, j1), smooth.shape, shape, strict=True)]
     box = (i0 * side, ends[0], j0 * side, ends[1])
     if min(box[1] - box[0], box[3] - box[2]) < LEAST:
-        raise InputError(f"this is not vacuum: found {where}, and no part of {LEAST} x {LEAST} pixels without. "
-                         "Expected frames of vacuum, or with some; give its place, as box=(y0, y1, x0, x1) in pixels")
-    return box, f"{where}; used its smoothest part, y {box[0]} to {box[1]}, x {box[2]} to {box[3]}"
+        raise InputError(f"this is not vacuum: found {where}, and no part of at least {LEAST} x {LEAST} pixels is free "
+                         "of it. Expected frames of vacuum, or with some; give its place, as box=(y0, y1, x0, x1) in "
+                         "pixels")
+    return box, (f"not all of the frames is vacuum: {where}; used the smoothest part of the frames, y {box[0]} to "
+                 f"{box[1]}, x {box[2]} to {box[3]} (the ends not included)")
 
 
 def measure(data: da.Array, what: str, *, offset: float | None = None) -> Noise:
@@ -217,5 +228,6 @@ def _as_noise(found: GroupNoise, data: da.Array, what: str) -> Noise:
     if missing:
         remarks.append(f"{missing} pixel(s) of the {what} were not finite or no noise, and left out")
     image = np.asarray(found.total) / len(found.good)
+    near = np.asarray(found.near) / found.pairs if found.pairs else None
     return Noise(np.asarray(power), spectra, shared, float(np.mean(found.means)), image, len(found.good), shape,
-                 tuple(remarks))
+                 tuple(remarks), near, found.pairs, max(found.moved, default=(0.0, 0.0)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .noise_power import detrend, hann, noise_power, outliers, shared_modes
+from .moving import moved_by
+from .noise_power import detrend, hann, mask_spots, noise_power, outliers, shared_modes
 
 __all__ = ["GroupNoise", "frame_fault", "group_noise", "single_noise"]
 
@@ -38,6 +39,12 @@ class GroupNoise:
         Number of every frame that was left out, and why.
     missing : int
         Pixels that were not finite, or no noise (X-rays), in good frames.
+    near : ndarray, like ``power``
+        Sum of half the power of the differences of neighbouring frames [counts^2].
+    pairs : int
+        Neighbours in it.
+    moved : tuple of (float, float)
+        For every pair of neighbours what `moving.moved_by` finds in their difference.
     """
 
     power: np.ndarray | float = 0.0
@@ -47,6 +54,9 @@ class GroupNoise:
     good: tuple[int, ...] = ()
     faults: tuple[tuple[int, str], ...] = field(default=())
     missing: int = 0
+    near: np.ndarray | float = 0.0
+    pairs: int = 0
+    moved: tuple[tuple[float, float], ...] = ()
 
     def __add__(self, other: GroupNoise) -> GroupNoise:
         return GroupNoise(*(getattr(self, n) + getattr(other, n) for n in self.__dataclass_fields__))
@@ -130,7 +140,21 @@ def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None)
         use &= ~outliers(image)
         power = power + noise_power(image, use)
         total = total + np.where(use, counts, mean)
-    return GroupNoise(power, len(good) - removed, total, means, numbers, said, int((~valid).sum()))
+    near, moved = _neighbours(data, valid, mask_spots(np.asarray(power), rest[0].shape, frames=len(good)))
+    return GroupNoise(power, len(good) - removed, total, means, numbers, said, int((~valid).sum()), near,
+                      len(moved), moved)
+
+
+def _neighbours(data: np.ndarray, valid: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray,
+                                                                                 tuple[tuple[float, float], ...]]:
+    """Half the power of the differences of neighbouring frames, their sum, and what moved in each."""
+    near, moved = np.zeros(modes.shape), []
+    for i in range(len(data) - 1):
+        image = detrend(data[i + 1] - data[i], 2)
+        power = noise_power(image, valid[i] & valid[i + 1] & ~outliers(image)) / 2
+        near += power
+        moved.append(moved_by(power, image.shape, modes))
+    return near, tuple(moved)
 
 
 def single_noise(frame: np.ndarray) -> tuple[np.ndarray, float, int]:

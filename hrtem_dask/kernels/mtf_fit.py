@@ -92,9 +92,10 @@ class PowerFit:
 
     @property
     def at_bound(self) -> bool:
-        """Whether the curve falls as early or as steeply as it may, as no detector's does."""
+        """Whether the curve falls as early, as steeply or as slowly as it may, as no detector's does."""
         start, steep = np.log(self.curve[:2])
-        return bool(start < LOW[0] + 0.02 or steep > HIGH[1] - 0.02)
+        slow = self.free <= LEVELS[1] and steep < LOW[1] + 0.02
+        return bool(start < LOW[0] + 0.02 or steep > HIGH[1] - 0.02 or slow)
 
 
 def fit_power(exposures: Sequence[Rings], dark: ReadNoise | None = None, *,

@@ -14,8 +14,8 @@ from scipy import fft, ndimage, stats
 
 from .camera import CORNER, radial_frequency
 
-__all__ = ["Rings", "detrend", "hann", "mask_spots", "noise_power", "outliers", "ring_average",
-           "shared_modes", "usable_modes"]
+__all__ = ["Rings", "detrend", "hann", "mask_spots", "noise_power", "outliers", "ring_average", "ring_numbers",
+           "shared_modes", "smooth_rings", "usable_modes"]
 
 #: rings from 0 to Nyquist, at most
 MAX_RINGS = 400
@@ -26,6 +26,8 @@ CROSS = 1
 OUTLIER = 10.0
 #: power above that of its ring from which a spot is no noise, however sure its excess is
 SPOT = 1.5
+#: rings that are averaged to see a departure
+SMOOTH = 7
 #: sides of the squares over which the search for spots averages
 SPOT_SIDES = (1, 3, 7)
 
@@ -133,7 +135,8 @@ def usable_modes(shape: tuple[int, int]) -> np.ndarray:
     return rows[:, None] & cols[None, :]
 
 
-def _ring_numbers(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+def ring_numbers(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the frequency of every mode [Nyquist], the number of its ring, and how many rings there are."""
     k = radial_frequency(shape)
     per_nyquist = min(max(min(shape) // 2, 1), MAX_RINGS)
     n = int(np.ceil(CORNER * per_nyquist)) + 1
@@ -160,12 +163,25 @@ def ring_average(power: np.ndarray, shape: tuple[int, int], use: np.ndarray, *, 
         Those with any mode; ``modes`` counts modes times ``frames``, so that the relative
         deviation of a ring's mean is ``1 / sqrt(modes)``.
     """
-    k, ring, n = _ring_numbers(shape)
+    k, ring, n = ring_numbers(shape)
     at = ring[use]
     count = np.bincount(at, minlength=n)
     some = count > 0
     mean = [np.bincount(at, v[use], n)[some] / count[some] for v in (k, power)]
     return Rings(mean[0], mean[1], count[some] * frames)
+
+
+def smooth_rings(ratio: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of every ring and its neighbours, and its relative deviation.
+
+    Examples
+    --------
+    >>> smooth_rings(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0]))[0]
+    array([1.5, 2. , 2.5])
+    """
+    kernel = np.ones(min(SMOOTH, ratio.size))
+    weight = np.convolve(modes, kernel, "same")
+    return np.convolve(ratio * modes, kernel, "same") / weight, 1 / np.sqrt(weight)
 
 
 def mask_spots(power: np.ndarray, shape: tuple[int, int], *, frames: float = 1.0, shared: float = 1.0,
@@ -194,7 +210,7 @@ def mask_spots(power: np.ndarray, shape: tuple[int, int], *, frames: float = 1.0
         True is a mode of noise that `ring_average` may use.
     """
     usable = usable_modes(shape)
-    _, ring, n = _ring_numbers(shape)
+    _, ring, n = ring_numbers(shape)
     use = usable.copy()
     limits = {}
     for side in SPOT_SIDES:

@@ -1,0 +1,162 @@
+"""Whether what was fitted is noise: what `fit_mtf` refuses, and what it says of the rest."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..core.errors import InputError
+from ..kernels.camera import radial_frequency
+from ..kernels.film_test import search_film
+from ..kernels.mtf_fit import PowerFit, ReadNoise
+from ..kernels.noise_power import Rings, mask_spots, noise_power, ring_average, smooth_rings, usable_modes
+from .vacuum import Noise
+
+__all__ = ["hidden_film", "judge", "judge_doses", "moving", "say", "standing_still"]
+
+#: departure of the noise power from the fit, over several rings, that no detector explains; and
+#: the one that is worth a word
+NO_FIT, POOR_FIT = 0.25, 0.05
+#: power of what stands still over that of the noise, in the middle band, that is worth a word
+STILL = 1.0
+#: modes of a spectrum that chance may lift out of their rings, with their neighbours
+FEW = 60
+#: peak of a shift in the difference of two frames [deviations]; chance brings 5.6 in 200 pairs
+MOVED = 6.5
+#: change of the power from frames one apart to all frames [deviations], and least part of the power, of a drift
+DRIFTS, DRIFTS_LEAST = 5.0, 0.02
+#: bands in which that is looked for [Nyquist]
+BANDS = ((0.12, 0.25), (0.25, 0.5), (0.5, 0.8))
+#: score of a film in one frame [deviations] of so many forms; chance brings 3.7 in 100 frames
+FILM = 4.2
+#: chi^2 by degrees of freedom in one frame: what the window leaves of 1, and its deviation for one ring
+MISFIT, MISFIT_SPREAD, MISFIT_LIMIT = 0.5, 2.0, 4.6
+#: how steep the curve of one frame may be, how early it may have fallen to one half
+STEEP, EARLY = 3.5, 0.2
+#: departure of the counts per electron of two exposures that no detector has
+DOSES = 0.1
+GIVE = ("Give several frames of the same place, frames of vacuum at two doses (second=) with dark frames, or the place "
+        "of the vacuum as box=(y0, y1, x0, x1)")
+ONE_FRAME = ("one frame cannot tell a weak film from vacuum: a film without Thon rings adds power that looks like a "
+             "detector's. Films that show were excluded, and the errors hold one that adds a fifth to the noise; that "
+             "the frame is of vacuum must be known from elsewhere. Several frames, or a second exposure with dark "
+             "frames, tell")
+
+
+def say(notes: list[str], text: str, *, level: int = 3) -> None:
+    """Keep a remark with the result and warn of it."""
+    notes.append(text)
+    warnings.warn(text, stacklevel=level)
+
+
+def standing_still(noise: Noise, use: np.ndarray, notes: list[str]) -> None:
+    """Say how much of the frames stands still, and is neither noise nor slow illumination."""
+    power = noise_power(noise.image - noise.image.mean())
+    rings, floor = (ring_average(p, noise.shape, use) for p in (power, noise.power))
+    at = (rings.k > 0.06) & (rings.k < 0.5)
+    found = []
+    if at.any() and (ratio := float(np.mean(rings.power[at] / floor.power[at]) - 1 / noise.frames)) > STILL:
+        found.append(f"{ratio:.2g} times the noise between 0.06 and 0.5 Nyquist")
+    spots = int((usable_modes(noise.shape) & ~mask_spots(power, noise.shape)).sum())
+    if spots > FEW:
+        found.append("spots or fringes")
+    if found:
+        say(notes, f"structure that stands still, {' and '.join(found)}: a gain pattern, or no vacuum. It was "
+                   "removed; what of it moves was not", level=6)
+
+
+def moving(noise: Noise, use: np.ndarray) -> None:
+    """Refuse frames in which something moves.
+
+    A shift from frame to frame writes fringes into their difference; a slower drift makes frames
+    far apart differ by more than neighbours, a fast one the other way round as a trend was removed.
+    """
+    score, part = noise.moved
+    if score > MOVED:
+        raise InputError(f"this is not vacuum: something moves from frame to frame, with {part:.0%} of the noise's "
+                         "power. Expected frames of vacuum, whose noise is new in every frame; give its place as "
+                         "box=(y0, y1, x0, x1), or frames without a specimen")
+    if noise.near is None or noise.pairs < 2:
+        return
+    k = radial_frequency(noise.shape)
+    for low, high in BANDS:
+        at = use & (k > low) & (k < high)
+        near = float(noise.near[at].mean()) if at.any() else 0.0
+        if near <= 0:
+            continue
+        change = float(noise.power[at].mean()) / near - 1
+        if abs(change) > max(DRIFTS / np.sqrt(at.sum() * noise.pairs), DRIFTS_LEAST):
+            raise InputError(f"this is not vacuum: from {low:g} to {high:g} Nyquist the noise between neighbouring "
+                             f"frames and that of all of them differ by {abs(change):.0%}. Expected noise, which is new in "
+                             "every frame: a specimen drifts or changes, or frames were averaged. Give raw frames of "
+                             "vacuum, or its place as box=(y0, y1, x0, x1)")
+
+
+def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: bool, found: str | None) -> None:
+    """Refuse what is not noise; say where the curve is poor.
+
+    Parameters
+    ----------
+    fit : PowerFit
+    rings : sequence of Rings
+        Those that were fitted, of each exposure.
+    notes : list of str
+        Remarks are added.
+    white : bool
+        Whether the noise is white.
+    found : str, optional
+        Structure that was found elsewhere in the frames.
+    """
+    elsewhere = "" if found is None else f" In these frames, {found}."
+    for each, model in zip(rings, fit.models, strict=True):
+        smooth, sigma = smooth_rings(each.power / model, each.modes)
+        smooth, sigma, k = smooth[3:-3], sigma[3:-3], each.k[3:-3]
+        departs = np.where(np.abs(smooth - 1) > 6 * sigma, np.abs(smooth - 1), 0.0)
+        worst = int(np.argmax(departs))
+        if departs[worst] > (NO_FIT if found is None else POOR_FIT):
+            raise InputError(f"this is not vacuum: the spectrum has structure, {smooth[worst]:.2g} times the noise of "
+                             f"a detector at {k[worst]:.2f} Nyquist (or the frames were filtered). Expected noise "
+                             f"that falls off smoothly.{elsewhere} Give raw frames of vacuum, or its place as "
+                             "box=(y0, y1, x0, x1)")
+        if departs[worst] > POOR_FIT:
+            say(notes, f"the curve departs from the noise power by {departs[worst]:.0%} at {k[worst]:.2f} Nyquist, "
+                       "more than chance: structure, or a detector of another form", level=4)
+    if fit.at_bound and not white:
+        raise InputError(f"this is not vacuum: the noise falls as that of no detector does (to half way at "
+                         f"{fit.curve[0]:.2f} Nyquist with the power {fit.curve[1]:.1f}), so there is structure, or "
+                         f"the frames were filtered.{elsewhere} {GIVE}")
+
+
+def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, notes: list[str]) -> np.ndarray:
+    """Refuse one frame that shows a film; return the covariance that one which does not show adds."""
+    film = search_film(rings, fit, dark)
+    allowed = MISFIT * (1 + MISFIT_LIMIT * MISFIT_SPREAD / np.sqrt(2 * rings.k.size))
+    scale, power = fit.curve[:2]
+    errors = np.sqrt(np.diag(fit.covariance)[:2])
+    said = None
+    if film.score > FILM:
+        said = f"it rises and falls as behind a film, by {film.part:.0%} of the noise"
+    elif fit.misfit > allowed:
+        said = f"it departs from the curve of a detector, with {fit.misfit / MISFIT:.1f} times the scatter of noise"
+    elif power > STEEP + 2 * errors[1] or scale < EARLY - 2 * errors[0]:
+        said = f"it falls to half way at {scale:.2f} Nyquist with the power {power:.1f}, as that of no detector does"
+    if said is not None:
+        raise InputError(f"this is not vacuum: the spectrum of the one frame has structure, {said}. Expected noise "
+                         f"that falls off smoothly. {GIVE}")
+    notes.append(ONE_FRAME)
+    return film.covariance
+
+
+def judge_doses(fit: PowerFit, means: Sequence[float], offset: float) -> None:
+    """Refuse two exposures whose noise does not grow with the dose: that of a film grows with its square."""
+    level = np.asarray(means) - offset
+    if level.min() <= 0:
+        return
+    counts, errors = fit.amplitudes / level, fit.amplitude_errors / level
+    if abs(counts[1] - counts[0]) > max(5 * float(np.hypot(*errors)), DOSES * float(counts.mean())):
+        raise InputError(f"the noise does not grow with the dose: its power over the counts is {counts[0]:.3g} in the "
+                         f"first exposure (mean {level[0]:.4g}) and {counts[1]:.3g} in the second ({level[1]:.4g}). "
+                         "Expected the same of both, the counts per electron: there is a specimen, or the offset is "
+                         "not that of these frames. Give frames of vacuum and dark frames of the same camera")
