@@ -270,6 +270,7 @@ def place_clusters(spec: Particles, box: float | tuple[float, float], thickness:
     support, size = support or Support(), np.array(pair(box))
     goal, most = spec.coverage.draw(rng) * size.prod(), spec.number.draw_integer(rng)
     thermal, extra = spec.thermal_displacement.draw(rng), rng.spawn(1)[0]
+    evenness = spec.evenness.draw(extra) if spec.evenness.high else 0.0
     placed: list[Cluster] = []
     for _ in range(20 * most):
         infos = [c.info for c in placed]
@@ -283,7 +284,7 @@ def place_clusters(spec: Particles, box: float | tuple[float, float], thickness:
         gap = -0.3 * d if rng.random() < spec.touching_fraction else rng.uniform(1, 8)
         if not is_free(centre, d, gap, infos, size) or (edge is not None and edge.outside(centre) > GRIP * d / 2):
             continue
-        p = draw_particle(spec, d, rng, extra)
+        p = draw_particle(spec, d, rng, extra, evenness)
         z, place = height_of(p.positions[:, 2], thickness, at_edge, support, rng, extra)
         p = p.moved(p.positions + [*centre, z] + rng.normal(0, thermal, p.positions.shape))
         whole, p = len(p), apart(p, placed, pair(box))
@@ -294,10 +295,14 @@ def place_clusters(spec: Particles, box: float | tuple[float, float], thickness:
     return placed
 
 
-def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, extra: np.random.Generator) -> Cluster:
+def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, extra: np.random.Generator,
+                  evenness: float = 0.0) -> Cluster:
     """Draw one particle of this diameter around the origin."""
+    elongation, height = spec.elongation.draw(rng), spec.height.draw(rng)
+    middling = np.sqrt(spec.diameter.low * spec.diameter.high)
     return metal_particle(
-        diameter, rng, elongation=spec.elongation.draw(rng), height=spec.height.draw(rng),
+        diameter, rng, elongation=elongation,
+        height=min(height * (middling / diameter) ** evenness, max(height, 1.0)) if evenness else height,
         twin=rng.random() < spec.twin_fraction, species=one_of(spec.species, extra), shape=spec.shape,
         zone_axis=one_of(spec.zone_axis, extra), tilt=(spec.tilt.low, spec.tilt.high),
         steps=spec.steps.draw_integer(extra), adatoms=spec.adatoms.draw(extra))
