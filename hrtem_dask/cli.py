@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,12 +97,25 @@ def main(debug: bool) -> None:
 @click.option("--frame-time", type=float, help="Time between frames [second].")
 @click.option("--guess-pixel-size", "guess", metavar="CRYSTAL",
               help="Propose a pixel size from the lattice rings of a crystal, as Au.")
-def inspect(sources: tuple[str, ...], pixel_size: float | None, frame_time: float | None, guess: str | None) -> None:
-    """Show what a source is as a movie, and its calibration."""
-    from .cli_inspect import describe, propose
+@click.option("--dose", type=click.FloatRange(0, min_open=True), help="Dose of a frame [electrons/angstrom^2].")
+@click.option("--mtf", type=click.Path(path_type=Path), help="MTF of the camera (hrtem-dask fit-mtf), whose counts per "
+                                                             "electron tell the dose.")
+@click.option("--offset", type=float, default=0.0, help="Counts without electrons, for --mtf.")
+@click.option("--model", default="au-particles", show_default=True, help="Network that is to find particles.")
+@click.option("--crystal", default="Au", show_default=True, help="Crystal whose reflections are looked for.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--timing/--no-timing", default=True, show_default=True,
+              help="Time a small tile, for about a second, to say how long all would take.")
+def inspect(sources: tuple[str, ...], guess: str | None, **asked: Any) -> None:
+    """Say what a source is, and whether a network can find particles in it.
+
+    Shown are calibration, dose, the lattice spacings that the pixels hold, the Dice that the card of
+    the network promises there, the time it takes on this machine, and what to type next.
+    """
+    from .cli_inspect import describe, propose, question
     from .cli_run import gather
 
-    good = [describe(s, pixel_size, frame_time) for s in sources]
+    good = [describe(sources, question(**asked))]
     if guess and all(good):
         good.append(propose(gather(sources), guess))
     if not all(good):

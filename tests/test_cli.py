@@ -113,7 +113,7 @@ def test_inspect(tmp_path: Path) -> None:
     paths = write_pngs(tmp_path / "in", 3)
     result = call("inspect", tmp_path / "in")
     assert result.exit_code == 0
-    assert "3 frame, 144 y, 150 x" in result.stdout
+    assert "3 frames of 144 x 150 pixels (y, x)" in result.stdout
     assert "--pixel-size 0.59" in result.stdout
     assert "--guess-pixel-size Au" in result.stdout
     given = call("inspect", paths[0], "--pixel-size", 0.59)
