@@ -157,6 +157,32 @@ def test_another_seed_or_structure_is_refused_and_other_images_are_not(copy):
     assert stamps(copy) == before
 
 
+def test_a_set_is_not_mixed_from_two_versions_whose_structures_differ(copy, monkeypatch):
+    assert "hrtem-dask" in copy[0].info["made_by"]
+    assert "abtem" in str(copy.to_xarray().made_by.values[0])
+    before = hashes(copy.path)
+    def other(recipe, rng, blocks):
+        rng.random()
+        return build_specimen(recipe, rng, blocks)
+
+    monkeypatch.setattr(sets, "build_specimen", other)
+    with pytest.raises(InputError, match=r"begun by hrtem-dask .* makes another structure 0 .* atoms then"):
+        simulate.dataset(TINY, copy.path, 5, seed=4)
+    assert hashes(copy.path) == before  # no longer, no other attributes
+    assert simulate.dataset(TINY, copy.path, 3, seed=4).effort.done == 0  # nothing is missing: nothing is mixed
+    monkeypatch.undo()
+    monkeypatch.setattr(sets, "package_version", lambda name: "9")  # the same atoms from another version
+    grown = simulate.dataset(TINY, copy.path, 4, seed=4)
+    assert [made.split(",")[0] == "hrtem-dask 9" for made in grown.to_xarray().made_by.values] == [False] * 3 + [True]
+
+
+def test_records_agree_up_to_the_last_digits():
+    old = {"a": [1.0, 2], "b": {"c": "x"}, "more": 3}
+    assert sets.same(old, {"a": [1.0 + 1e-9, 2], "b": {"c": "x"}})
+    for new in ({"a": [1.001, 2]}, {"a": [1.0]}, {"b": {"c": "y"}}, {"d": 1}, {"b": []}, {"a": {}}, {"b": 1.0}):
+        assert not sets.same(old, new)
+
+
 def test_damaged_and_missing_parts_are_named(copy):
     shard = copy.path / "wave" / "c" / "2" / "0" / "0" / "0"
     data = bytearray(shard.read_bytes())

@@ -7,6 +7,7 @@ said in `hrtem_dask.simulate.set_store`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from ..core.errors import InputError, MissingInputError
+from ..core.provenance import package_version
 from ..io.store import open_store
 from .columns import column_table
 from .labels import OUTLINES, gold_thickness, half_thickness_mask, instance_labels
@@ -35,7 +37,7 @@ from .set_store import (
     read_set,
     write_sample,
 )
-from .structures import build_specimen, film_blocks
+from .structures import Specimen, build_specimen, film_blocks
 from .tasks import Effort, run_tasks
 
 __all__ = ["TRUTH_SAMPLING", "Dataset", "Sample", "dataset", "open_dataset", "simulate_structure"]
@@ -50,13 +52,63 @@ def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
     specimen = build_specimen(recipe, np.random.default_rng([seed, index]), blocks_of(recipe, seed))
     box = (recipe.field.box,) * 2
     truth_sampling, thickness_sampling = (box[0] / round(box[0] / s) for s in (TRUTH_SAMPLING, THICKNESS_SAMPLING))
-    info = {"index": index, "box": box[0], "particles": specimen.particles, "film_thickness": specimen.film_thickness,
-            "support": specimen.support, "sheet": specimen.sheet, "atoms": int((specimen.numbers > 0).sum())}
+    info = {"index": index, "box": box[0], "made_by": made_by()} | info_of(specimen)
     wave = exit_wave(specimen, recipe.field)
     instances = instance_labels(specimen, truth_sampling)
     columns = column_table(specimen).round(DECIMALS)
     thickness = gold_thickness(specimen.gold, box, thickness_sampling, numbers=specimen.gold_numbers)
     return Sample(wave, instances > 0, thickness, info, instances, columns)
+
+
+def info_of(specimen: Specimen) -> dict[str, Any]:
+    """What a record says of the atoms of a field."""
+    return {"particles": specimen.particles, "film_thickness": specimen.film_thickness, "support": specimen.support,
+            "sheet": specimen.sheet, "atoms": int((specimen.numbers > 0).sum())}
+
+
+def made_by() -> str:
+    """Versions of what decides on the atoms and on the wave of a structure."""
+    return ", ".join(f"{name} {package_version(name)}" for name in ("hrtem-dask", "abtem", "ase", "numpy", "scipy"))
+
+
+def refuse_other_atoms(recipe: Recipe, store: Path, n: int, seed: int) -> None:
+    """Refuse to go on with a set if its first structure would have other atoms if it were made now.
+
+    Versions of the packages need not mean other structures, and equal ones not the same: the structure
+    itself is built again, without its wave.
+
+    Raises
+    ------
+    InputError
+        If it differs.
+    """
+    if not (store / RECORD).is_dir():
+        return
+    begun, begun_seed, _ = read_set(store)
+    if (begun.wave_digest, begun_seed) != (recipe.wave_digest, seed):
+        return  # `begin` says so
+    there = finished(store, n)
+    if not there or len(there) == n:
+        return
+    first = min(there)
+    info, now = read_sample(store, first, instances=False).info, \
+        info_of(build_specimen(recipe, np.random.default_rng([seed, first]), blocks_of(recipe, seed)))
+    if not same(info, json.loads(json.dumps(now))):
+        raise InputError(
+            f"{store} was begun by {info.get('made_by', 'an earlier version')}; {made_by()} makes another structure "
+            f"{first} of the same recipe and seed ({info.get('atoms')} atoms then, {now['atoms']} now), so the set "
+            f"would be mixed. Make the set anew in another store, go on with the version that began it, or use the "
+            f"{len(there)} structures that it has")
+
+
+def same(old: Any, new: Any) -> bool:
+    """Whether a record holds all that a new one says; the last digits of numbers depend on the machine."""
+    if isinstance(new, dict):
+        return isinstance(old, dict) and all(k in old and same(old[k], v) for k, v in new.items())
+    if isinstance(new, list):
+        return isinstance(old, list) and len(old) == len(new) and all(map(same, old, new))
+    return abs(old - new) <= 1e-6 * max(1.0, abs(new)) if isinstance(new, float) and isinstance(old, float | int) \
+        else old == new
 
 
 @lru_cache(maxsize=2)
@@ -181,11 +233,13 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
     Raises
     ------
     InputError
-        If n is not positive, or the store holds a set of another recipe or seed.
+        If n is not positive, or the store holds a set of another recipe or seed, or one that was
+        begun by a version of the package whose structures are others.
     """
     recipe, store = load_recipe(recipe), Path(store).absolute()
     if n < 1 or seed < 0:
         raise InputError(f"found n = {n} and seed = {seed}; expected at least one structure and a seed of 0 or more")
+    refuse_other_atoms(recipe, store, n, seed)
     begin(recipe, store, n, seed)
     there = finished(store, n)
     missing, done = [i for i in range(n) if i not in there], len(there)
