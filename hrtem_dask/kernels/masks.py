@@ -11,8 +11,18 @@ from scipy.spatial import KDTree
 
 from .labels import label_frame
 
-__all__ = ["Agreement", "Matches", "boundary_distance", "boundary_distances", "compare_masks", "dice",
-           "diameter_errors", "match_objects"]
+__all__ = [
+    "MIN_AREA",
+    "Agreement",
+    "Matches",
+    "boundary_distance",
+    "boundary_distances",
+    "compare_masks",
+    "diameter_errors",
+    "dice",
+    "match_objects",
+    "without_specks",
+]
 
 MIN_AREA = 50.0  # angstrom^2: a smaller region is a speck, or what the border of the frame left of a particle
 IOU = 0.5
@@ -41,6 +51,16 @@ class Matches:
     pairs: np.ndarray
     found: int
     true: int
+
+    @property
+    def matched(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+
+def without_specks(labels: np.ndarray, least: float) -> np.ndarray:
+    """Labels (y, x) without the objects of fewer pixels than this."""
+    return np.where(np.bincount(labels.ravel())[labels] >= least, labels, 0)
 
 
 def match_objects(found: np.ndarray, true: np.ndarray, *, iou: float = IOU) -> Matches:
@@ -160,8 +180,7 @@ class Agreement:
     diameter_errors: np.ndarray
 
 
-def compare_masks(found: np.ndarray, true: np.ndarray, pixel_size: float, *, instances: np.ndarray | None = None,
-                  min_area: float = MIN_AREA) -> Agreement:
+def compare_masks(found: np.ndarray, true: np.ndarray, pixel_size: float, *, min_area: float = MIN_AREA) -> Agreement:
     """Compare a found mask with a true one.
 
     Parameters
@@ -169,16 +188,14 @@ def compare_masks(found: np.ndarray, true: np.ndarray, pixel_size: float, *, ins
     found, true : ndarray of bool, shape (y, x)
     pixel_size : float
         [angstrom]
-    instances : ndarray of int, shape (y, x), optional
-        Labels of the true objects; by default the connected regions of `true`, which is the most
-        that labelling a mask can give: particles that overlap in projection are one region.
     min_area : float
         Objects smaller than this [angstrom^2] count on neither side.
 
     Returns
     -------
     Agreement
-        Its Dice and distance are those of the whole masks.
+        Its Dice and distance are those of the whole masks; its objects are their connected regions,
+        the most that labelling a mask can give: particles that overlap in projection are one.
 
     Examples
     --------
@@ -189,12 +206,7 @@ def compare_masks(found: np.ndarray, true: np.ndarray, pixel_size: float, *, ins
     (0.91, 2, 2, 2, 0.5, [0.0, 0.0])
     """
     least = min_area / pixel_size**2
-    regions = label_frame(found, least)
-    if instances is None:
-        objects = label_frame(true, least)
-    else:
-        area = np.bincount(instances.ravel())
-        objects = np.where(area[instances] >= least, instances, 0)
+    regions, objects = label_frame(found, least), label_frame(true, least)
     matches = match_objects(regions, objects)
-    return Agreement(dice(found, true), len(matches.pairs), matches.found, matches.true,
+    return Agreement(dice(found, true), matches.matched, matches.found, matches.true,
                      boundary_distance(found, true, pixel_size), diameter_errors(regions, objects, matches.pairs))

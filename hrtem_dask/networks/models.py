@@ -25,7 +25,8 @@ from .cards import architecture_of, check_card, complete_card
 if TYPE_CHECKING:
     from .msdnet import MSDNet
 
-__all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model", "shipped_models", "unpack_weights"]
+__all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model", "shipped_models", "unpack_weights",
+           "update_card"]
 
 SHIPPED = Path(__file__).parent / "weights"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
@@ -161,12 +162,56 @@ def save_model(weights: MSDWeights | MSDNet, card: Mapping[str, Any], path: str 
         path = path.with_name(path.name + ".safetensors")
     payload = pack_weights(weights)
     card = complete_card(card, weights, hashlib.sha256(payload).hexdigest())
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for target, data in ((path, payload), (path.with_suffix(".json"), text.encode())):
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(data)
-        part.replace(target)
+    _write(path, payload)
+    _write(path.with_suffix(".json"), _text(card))
+    return path
+
+
+def _text(card: Mapping[str, Any]) -> bytes:
+    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write(target: Path, data: bytes) -> None:
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(data)
+    part.replace(target)
+
+
+def update_card(name_or_path: str | os.PathLike[str], changes: Mapping[str, Any], *, expect: str | None = None) -> Path:
+    """Write measured figures on the card of a network; its weights stay as they are.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        What `load_model` takes.
+    changes : mapping
+        New values; a mapping is merged one level deep with what is there, so that one set of scores
+        does not remove another.
+    expect : str, optional
+        sha256 of the weights that were measured.
+
+    Returns
+    -------
+    Path
+        The card.
+
+    Raises
+    ------
+    InputError
+        If the weights are others than those that were measured, or the card would not be whole.
+    """
+    path = _path_of(name_or_path).with_suffix(".json")
+    model = load_model(name_or_path)
+    if expect not in (None, model.card["sha256"]):
+        raise InputError(f"{path} belongs to weights with the sha256 {model.card['sha256']}, but {expect} were "
+                         f"measured; measure again")
+    card = dict(model.card)
+    for key, value in changes.items():
+        there = card.get(key)
+        card[key] = {**there, **value} if isinstance(value, Mapping) and isinstance(there, Mapping) else value
+    check_card(card, model.weights, str(path))
+    _write(path, _text(card))
     return path
 
 
@@ -193,8 +238,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     ReadError
         If a file is damaged.
     """
-    text = os.fspath(name_or_path)
-    path = SHIPPED / f"{text}.safetensors" if text in shipped_models() else _weights_file(Path(text))
+    path = _path_of(name_or_path)
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
         raise MissingInputError(f"{path} has no card; expected {card_path} beside it, as networks.save_model writes it")
@@ -211,6 +255,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     weights = unpack_weights(payload, str(path))
     check_card(card, weights, str(card_path))
     return Model(path.stem, card, weights)
+
+
+def _path_of(name_or_path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(name_or_path)
+    return SHIPPED / f"{text}.safetensors" if text in shipped_models() else _weights_file(Path(text))
 
 
 def _weights_file(path: Path) -> Path:

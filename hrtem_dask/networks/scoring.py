@@ -1,25 +1,46 @@
-"""How good a network is on simulated fields that it has never seen, and how far it looks."""
+"""How good a network is on simulated fields that it has never seen.
+
+There are two truths. A network learns and is measured against the *half-thickness* outline, where
+a particle is half as thick as at its thickest place nearby: contrast follows thickness, so this is
+the line that an image shows and that a person draws. *atoms* is the union of all projected atoms,
+some angstrom farther out, where the rim is a layer or two of atoms that no dose of these makes
+stand out from a film ten times as thick. A perfect half-thickness mask has a Dice of about 0.87
+against it; figures against both are given, and they must not be compared with each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..core.machine import as_task, available_cores
+from ..kernels.labels import label_frame
+from ..kernels.masks import MIN_AREA, Agreement, Matches, compare_masks, dice, match_objects, without_specks
 from ..kernels.resample import resample
-from ..simulate.draws import draw_frame, truth_at
-from ..simulate.sets import Dataset
-from .fast import fast_forward
+from ..simulate.draws import Frame, draw_frame, truth_at
+from ..simulate.sets import Dataset, Sample
+from .evaluation import evaluate
 from .msdnet import MSDNet
+from .summaries import summarise, summary
 
-__all__ = ["dice", "effective_radius", "normalised", "probability", "scores_by_dose"]
+__all__ = ["DOSES", "Condition", "Scene", "Score", "compare", "draw_scenes", "effective_radius", "normalised",
+           "predictor", "probability", "score_scenes", "scores_by_dose", "summary"]
 
 DOSES = (10, 20, 50, 100, 200, 500, 2000)
-SCORED = 100  # fields, at most: they are all in memory
+SEEDS = 3  # of microscopes, cameras and noise
+SCORED = 100  # fields, at most
 TOLERANCE = 1e-3  # of a probability
 EMPTY_BELOW = 1e-3  # covered fraction under which a frame counts as empty: Dice says nothing there
+THRESHOLD = 0.5
+
+#: counts (y, x) and their pixel size [angstrom] -> probability of a particle (y, x) on the same grid
+Predictor = Callable[[np.ndarray, float], np.ndarray]
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
@@ -28,76 +49,187 @@ def normalised(image: np.ndarray) -> np.ndarray:
     return ((image - image.mean()) / max(image.std(), 1e-30)).astype(np.float32)
 
 
-def probability(net: MSDNet, image: np.ndarray) -> np.ndarray:
-    """Return the probability (y, x) of the last class for a normalised image (y, x)."""
+def logits_of(net: torch.nn.Module, image: np.ndarray) -> torch.Tensor:
+    """Logits (class, y, x) of a normalised image (y, x), without gradients."""
+    if type(net) is MSDNet:
+        return torch.from_numpy(evaluate(net, image[None], device="cpu"))
     with torch.no_grad():
-        return torch.softmax(fast_forward(net, torch.from_numpy(image)[None, None]), 1)[0, -1].numpy()
+        return net(torch.from_numpy(image)[None, None])[0]
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice coefficient 2 |a and b| / (|a| + |b|) of two masks, 1 where both are empty.
+def probability(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    """Return the probability (y, x) of the last class for a normalised image (y, x)."""
+    return torch.softmax(logits_of(net, image), 0)[-1].numpy()
 
-    Examples
-    --------
-    >>> dice(np.array([True, True, False]), np.array([True, False, False]))
-    0.6666666666666666
+
+def predictor(net: torch.nn.Module, pixel_size: float = 0.5) -> Predictor:
+    """What a network with this pixel size [angstrom] makes of a recorded frame, as `segment` does it."""
+    def predict(counts: np.ndarray, camera: float) -> np.ndarray:
+        found = probability(net, normalised(resample(counts, camera, pixel_size)))
+        return resample(found, pixel_size, camera, shape=counts.shape)
+
+    return predict
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a field is imaged, besides what is drawn for it.
+
+    ``dose`` [electrons/angstrom^2]; ``refocus``, added to the drawn defocus [angstrom];
+    ``pixel_size`` [angstrom] instead of the drawn one. The same field and seed have the same
+    microscope and place under every condition.
     """
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
+
+    dose: float
+    refocus: float = 0.0
+    pixel_size: float | None = None
 
 
-def scores_by_dose(net: MSDNet, held_out: Dataset, *, seed: int, doses: Sequence[float] = DOSES,
-                   pixel_size: float = 0.5) -> dict[str, dict[str, float]]:
-    """Score whole recorded frames at threshold 0.5, on the camera's own grid.
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A recorded frame with its truths (y, x): mask of each outline, single particles, another field's mask if any."""
+
+    frame: Frame
+    truth: np.ndarray
+    atoms: np.ndarray
+    particles: np.ndarray
+    wrong: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One predictor on one scene.
+
+    ``set_seed``, ``field`` and ``seed`` say which; ``agreement`` is with the outline of the set, ``particles`` with
+    the single particles inside it, ``atoms`` with the union of all atoms, all None where the scene
+    is empty; ``wrong_label`` is the Dice against another field's mask, ``false_area`` the part of an
+    empty frame that was called particle; ``optics`` names what the microscope was.
+    """
+
+    set_seed: int
+    field: int
+    seed: int
+    condition: Condition
+    agreement: Agreement | None
+    particles: Matches | None
+    atoms: Agreement | None
+    wrong_label: float
+    false_area: float
+    optics: Mapping[str, float]
+
+
+def draw_scenes(data: Dataset, i: int, seed: int, conditions: Sequence[Condition]) -> Iterator[Scene]:
+    """Draw field i of a set under some conditions; the set's own outline is the truth."""
+    atoms, sample = replace(data, outline="atoms").read(i), data.read(i, instances=False)
+    wrong = data.read((i + 1) % len(data), instances=False) if len(data) > 1 else None
+    particles = atoms.instances * sample.truth
+    for condition in conditions:
+        frame = draw_frame(sample, data.recipe, np.random.default_rng([seed, 3, i]), dose=condition.dose,
+                           pixel_size=condition.pixel_size, refocus=condition.refocus)
+        yield _scene(frame, sample, atoms.truth, particles, wrong)
+
+
+def _scene(frame: Frame, sample: Sample, atoms: np.ndarray, particles: np.ndarray, wrong: Sample | None) -> Scene:
+
+    def at(of: Sample, mask: np.ndarray) -> np.ndarray:
+        return truth_at(replace(of, truth=mask), frame.origin, frame.pixel_size, frame.counts.shape)
+
+    return Scene(frame, at(sample, sample.truth), at(sample, atoms), at(sample, particles),
+                 at(wrong, wrong.truth) if wrong else None)
+
+
+def compare(scene: Scene, found: np.ndarray, which: tuple[int, int, int], condition: Condition) -> Score:
+    """Score a found mask (y, x) on a scene of this set seed, field and seed."""
+    frame = scene.frame
+    o = frame.optics
+    optics = {"defocus": o.defocus, "cs": o.cs, "aperture": o.aperture, "absorption_length": o.absorption_length,
+              "pixel_size": frame.camera.pixel_size}
+    if scene.truth.mean() < EMPTY_BELOW:
+        return Score(*which, condition, None, None, None, float("nan"), float(found.mean()), optics)
+    against = partial(compare_masks, found, pixel_size=frame.pixel_size)
+    least = MIN_AREA / frame.pixel_size**2
+    particles = match_objects(label_frame(found, least), without_specks(scene.particles, least))
+    wrong = float("nan") if scene.wrong is None else dice(found, scene.wrong)
+    return Score(*which, condition, against(scene.truth), particles, against(scene.atoms), wrong, float("nan"), optics)
+
+
+def score_scenes(predictors: Mapping[str, Predictor], data: Dataset, conditions: Sequence[Condition], *,
+                 seeds: Sequence[int], fields: Sequence[int] | None = None, workers: int | None = None,
+                 progress: Callable[[int, int], None] | None = None) -> dict[str, list[Score]]:
+    """Score predictors on the same recorded frames at threshold 0.5, on the camera's own grid.
 
     Parameters
     ----------
-    net : MSDNet
-    held_out : Dataset
-        Fields that were not trained on; microscope and pixel size are drawn from its recipe.
-    seed : int
-    doses : sequence of float
-        [electrons/angstrom^2]
-    pixel_size : float
-        Of the network [angstrom].
+    predictors : mapping
+        Name -> counts and pixel size [angstrom] to probabilities, see `predictor`.
+    data : Dataset
+        Fields that were not trained on, with the outline that was learnt.
+    conditions : sequence of Condition
+    seeds : sequence of int
+        Microscope, camera, place and noise of a field are drawn once a seed.
+    fields : sequence of int, optional
+        Which of the set; by default all, 100 at most.
+    workers : int, optional
+        Threads; by default one for each processor.
+    progress : callable, optional
+        Called with (done, all) after each field and seed.
 
     Returns
     -------
     dict
-        dose -> ``mean`` and ``worst`` Dice, ``wrong_label`` (Dice against the mask of another
-        field: what a network gets that knows nothing but how much is covered), ``images``, and
-        ``false_area``, the part of empty frames that was called particle.
+        Name -> one `Score` for each field, seed and condition; `hrtem_dask.networks.summaries`
+        makes figures of them.
     """
-    rows: dict[str, dict[str, float]] = {}
-    samples = [held_out.read(i, instances=False) for i in range(min(len(held_out), SCORED))]
-    for dose in doses:
-        found, truths, empty = [], [], []
-        for i, sample in enumerate(samples):
-            frame = draw_frame(sample, held_out.recipe, np.random.default_rng([seed, 3, int(dose * 100), i]), dose=dose)
-            image = normalised(resample(frame.counts, frame.pixel_size, pixel_size))
-            p = resample(probability(net, image), pixel_size, frame.pixel_size, shape=frame.counts.shape)
-            truth = truth_at(sample, frame.origin, frame.pixel_size, frame.counts.shape)
-            if truth.mean() < EMPTY_BELOW:
-                empty.append(float((p > 0.5).mean()))
-            else:
-                found.append((p > 0.5, frame))
-                truths.append((truth, sample))
-        good = [dice(m, t) for (m, _), (t, _) in zip(found, truths, strict=True)]
-        others = truths[1:] + truths[:1]
-        wrong = [dice(m, truth_at(s, f.origin, f.pixel_size, m.shape))
-                 for (m, f), (_, s) in zip(found, others, strict=True)] if len(found) > 1 else []
-        rows[f"{dose:g}"] = {
-            "mean": _mean(good), "worst": round(min(good), 4) if good else float("nan"), "wrong_label": _mean(wrong),
-            "images": len(good), "false_area": _mean(empty), "empty_images": len(empty),
-        }
-    return rows
+    which = [(i, s) for s in seeds for i in (range(min(len(data), SCORED)) if fields is None else fields)]
+
+    def one(task: tuple[int, int]) -> dict[str, list[Score]]:
+        out: dict[str, list[Score]] = {name: [] for name in predictors}
+        for condition, scene in zip(conditions, draw_scenes(data, *task, conditions), strict=True):
+            for name, predict in predictors.items():
+                with as_task():
+                    found = predict(scene.frame.counts, scene.frame.pixel_size) > THRESHOLD
+                out[name].append(compare(scene, found, (data.seed, *task), condition))
+        return out
+
+    scores: dict[str, list[Score]] = {name: [] for name in predictors}
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
+        for done, found in enumerate(pool.map(one, which), 1):
+            for name in scores:
+                scores[name] += found[name]
+            if progress:
+                progress(done, len(which))
+    return scores
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return round(float(np.mean(values)), 4) if len(values) else None
+def scores_by_dose(net: torch.nn.Module, held_out: Dataset, *, seed: int, doses: Sequence[float] = DOSES,
+                   pixel_size: float = 0.5, seeds: int = SEEDS) -> dict[str, dict[str, Any]]:
+    """Score whole recorded frames against the dose, for a card.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+    held_out : Dataset
+        Fields that were not trained on; microscope and pixel size are drawn from its recipe.
+    seed : int
+        The first of so many `seeds` of microscopes, cameras and noise.
+    doses : sequence of float
+        [electrons/angstrom^2]
+    pixel_size : float
+        Of the network [angstrom].
+    seeds : int
+
+    Returns
+    -------
+    dict
+        dose -> what `hrtem_dask.networks.summaries.summarise` says.
+    """
+    conditions = [Condition(float(d)) for d in doses]
+    scores = score_scenes({"": predictor(net, pixel_size)}, held_out, conditions,
+                          seeds=range(seed, seed + seeds))[""]
+    return {f"{c.dose:g}": summarise([s for s in scores if s.condition == c]) for c in conditions}
 
 
-def effective_radius(net: MSDNet, images: Sequence[np.ndarray], *, core: int = 32, step: int = 8) -> int:
+def effective_radius(net: torch.nn.Module, images: Sequence[np.ndarray], *, core: int = 32, step: int = 8) -> int:
     """Measure the halo [network pixel] that keeps the probabilities to 1e-3.
 
     Parameters
@@ -146,8 +278,3 @@ def images_for_radius(held_out: Dataset, seed: int, count: int = 8, pixel_size: 
         images.append(normalised(resample(frame.counts, frame.pixel_size, pixel_size, shape=(size, size))))
     return images
 
-
-def summary(scores: dict[str, dict[str, Any]]) -> str:
-    """One line a dose, for the log."""
-    return "\n".join(f"dose {d:>5} e/angstrom^2: Dice {s['mean']} worst {s['worst']} wrong label {s['wrong_label']} "
-                     f"false area {s['false_area']}" for d, s in scores.items())
