@@ -160,3 +160,10 @@ def test_evenness_makes_large_particles_no_higher_than_small_ones():
         assert (height < 1.05 * size + 3).all()
     assert power[0.0] == pytest.approx(1, abs=0.3)
     assert power[1.0] == pytest.approx(0, abs=0.3)
+
+
+def test_a_film_is_added_to_the_part_of_the_images_that_the_recipe_says():
+    imaging = recipe(added_film=[30, 60], added_film_fraction=0.3).imaging
+    films = np.array([draw_clutter(imaging, np.random.default_rng(i)).film for i in range(400)])
+    assert (films > 0).mean() == pytest.approx(0.3, abs=0.08)
+    assert (films[films > 0] >= 30).all()

@@ -7,6 +7,7 @@ recipe, and is off by default.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import constants, fft
@@ -52,7 +53,8 @@ class Clutter:
 
 def draw_clutter(imaging: Imaging, rng: np.random.Generator) -> Clutter:
     """Draw what is added to one image."""
-    return Clutter(imaging.added_film.draw(rng), imaging.added_film_height.draw(rng), imaging.veil.draw(rng),
+    film = imaging.added_film.draw(rng) * bool(rng.random() < imaging.added_film_fraction)
+    return Clutter(film, imaging.added_film_height.draw(rng), imaging.veil.draw(rng),
                    imaging.unevenness.draw(rng), imaging.unevenness_length.draw(rng))
 
 
@@ -104,21 +106,34 @@ def added_film(n: int, box: float, clutter: Clutter, energy: float, rng: np.rand
     """
     if not clutter.film:
         return None
-    k2 = fft.fftfreq(n, box / n)[:, None] ** 2 + fft.fftfreq(n, box / n)[None] ** 2
     half = fft.rfft2(rng.standard_normal((n, n), np.float32))
-    # white noise of variance 1 on samples of area A has the power A
-    half *= np.sqrt(film_spectrum(np.sqrt(k2[:, :n // 2 + 1]), clutter.film, energy)).astype(np.float32) * (n / box)
+    half *= _of_a_thin_film(n, box, energy) * np.float32(np.sqrt(clutter.film))
     phase = fft.irfft2(half, s=(n, n), overwrite_x=True)
     out = np.empty((n, n), np.complex64)
     np.cos(phase, out=out.real)
     np.sin(phase, out=out.imag)
     if clutter.height:
-        turn = (-np.pi * wavelength(energy) * clutter.height * k2).astype(np.float32)
+        turn = _squared_frequency(n, box) * np.float32(-np.pi * wavelength(energy) * clutter.height)
         carried = np.empty_like(out)
         np.cos(turn, out=carried.real)
         np.sin(turn, out=carried.imag)
         out = fft.ifft2(fft.fft2(out, overwrite_x=True) * carried, overwrite_x=True)
     return out
+
+
+@lru_cache(maxsize=2)
+def _squared_frequency(n: int, box: float) -> np.ndarray:
+    """k^2 [1/angstrom^2] of the transform of n x n samples, float32."""
+    k = fft.fftfreq(n, box / n)
+    return (k[:, None] ** 2 + k[None] ** 2).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _of_a_thin_film(n: int, box: float, energy: float) -> np.ndarray:
+    """Factor that makes white noise on n x n samples the phase of 1 angstrom of film, in the half transform."""
+    k = np.sqrt(_squared_frequency(n, box)[:, : n // 2 + 1])
+    # white noise of variance 1 on samples of area A has the power A
+    return (np.sqrt(film_spectrum(k, 1.0, energy)) * (n / box)).astype(np.float32)
 
 
 def uneven(n: int, sampling: float, clutter: Clutter, rng: np.random.Generator) -> np.ndarray | None:
@@ -143,7 +158,8 @@ def uneven(n: int, sampling: float, clutter: Clutter, rng: np.random.Generator) 
         return None
     width = clutter.length / 2  # of the smoothing, which makes a correlation exp(-(r / (2 width))^2)
     centres = np.arange(-4 * width, n * sampling + 4 * width, SPACING * clutter.length)
-    smooth = np.exp(-0.5 * ((np.arange(n)[:, None] * sampling - centres[None]) / width) ** 2)
-    smooth = (smooth / np.sqrt((smooth**2).sum(1, keepdims=True))).astype(np.float32)
-    field = smooth @ rng.standard_normal((len(centres),) * 2, np.float32) @ smooth.T
-    return np.exp(np.float32(clutter.unevenness) * field)
+    apart = ((np.arange(n)[:, None] * sampling - centres[None]) / width).astype(np.float32)
+    smooth = np.exp(-0.5 * apart**2)
+    smooth /= np.sqrt((smooth**2).sum(1, keepdims=True))
+    field = smooth @ (rng.standard_normal((len(centres),) * 2, np.float32) * np.float32(clutter.unevenness)) @ smooth.T
+    return np.exp(field, out=field)

@@ -141,14 +141,15 @@ def _recorded(images: list[np.ndarray], shot: Shot, recipe: Recipe, rng: np.rand
     window = np.ix_(*(np.arange(o - MTF_MARGIN, o - MTF_MARGIN + wide) % n for o in first))
     light = illumination(wide, imaging, rng)
     if clutter.unevenness:
-        light = light * uneven(wide, sampling, clutter, shot.extra)
+        light *= uneven(wide, sampling, clutter, shot.extra)
     counts = []
     for image in images:
         if len(images) > 1 and imaging.series_shift.high:
             image = fourier_shift(image, shot.shifts.normal(0, imaging.series_shift.draw(shot.shifts), 2) / sampling)
+        part = image[window]
         if clutter.veil:
-            image = image + np.float32(clutter.veil) * (image.mean() - image)
-        counts.append(np.ascontiguousarray(record(image[window] * light, shared, rng, binned=binned)[:side, :side]))
+            part = part * np.float32(1 - clutter.veil) + clutter.veil * image.mean()
+        counts.append(np.ascontiguousarray(record(part * light, shared, rng, binned=binned)[:side, :side]))
     origin = (float(first[0] * sampling), float(first[1] * sampling))
     defocus = tuple(lens.defocus for lens in shot.lenses)
     return Frame(np.stack(counts) if len(images) > 1 else counts[0], sampling, origin, shot.optics, camera, defocus,

@@ -87,8 +87,9 @@ class Imaging:
     read_noise: Span = span(0, 0, "electron", "root mean square of the read-out noise", bounds=(0, 1000))
     gain: Span = span(0, 0, "counts/electron", "of the camera, whose counts are then whole numbers; 0: not digitised",
                       bounds=(0, 1e5))
-    added_film: Span = span(0, 0, "angstrom", "thickness of amorphous carbon added to each image, of other atoms",
-                            bounds=(0, 1000))
+    added_film_fraction: float = scalar(1.0, "1", "images with an added film", bounds=(0, 1))
+    added_film: Span = span(0, 0, "angstrom", "thickness of amorphous carbon added to the field, other atoms in each "
+                            "image", bounds=(0, 1000))
     added_film_height: Span = span(0, 0, "angstrom", "of that film above the plane of the wave", bounds=(-5000, 5000))
     veil: Span = span(0, 0, "1", "part of the electrons that carry no image", bounds=(0, 0.95))
     unevenness: Span = span(0, 0, "1", "rms relative change of the intensity, as by film of uneven thickness",
