@@ -164,7 +164,7 @@ def layout_of(
               zip(grid.pixel_size, network_pixel_size(model.card, grid.pixel_size), strict=True)]
     if tile is None:
         coarsest = max(ratios)
-        tile = blended_tile_size(side, coarsest) if window else tile_size(len(model.weights.final[0]), h, coarsest)
+        tile = blended_tile_size(side, coarsest) if window else tile_size(model.weights.planes, h, coarsest)
     if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1:
         raise InputError(f"tile is {tile!r}; expected a positive number of network pixels, as 1024, or None")
     blending = (0, window, side) if window else (h,)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..kernels.msdnet.weights import MSDWeights
+from ..kernels.unet import UNetWeights
 
 __all__ = ["KEYS", "architecture_of", "check_card", "complete_card", "network_pixel_size"]
 
@@ -26,13 +27,15 @@ KEYS = {
 NORMALISATIONS = ("frame",)
 
 
-def architecture_of(weights: MSDWeights) -> dict[str, Any]:
-    """Return what defines an MSD-net besides its parameters."""
+def architecture_of(weights: MSDWeights | UNetWeights) -> dict[str, Any]:
+    """Return what defines a network besides its parameters."""
+    if isinstance(weights, UNetWeights):
+        return {"kind": "unet", "levels": weights.levels, "width": weights.width}
     return {"kind": "msdnet", "depth": weights.depth, "width": weights.width,
             "dilations": list(weights.dilations), "padding": weights.padding}
 
 
-def complete_card(card: Mapping[str, Any], weights: MSDWeights, sha256: str) -> dict[str, Any]:
+def complete_card(card: Mapping[str, Any], weights: MSDWeights | UNetWeights, sha256: str) -> dict[str, Any]:
     """Return the card with everything filled in that follows from the weights, checked.
 
     Without a measured ``effective_radius`` the receptive radius stands in for it: slow, but right.
@@ -48,7 +51,7 @@ def complete_card(card: Mapping[str, Any], weights: MSDWeights, sha256: str) -> 
     return out
 
 
-def check_card(card: Any, weights: MSDWeights | None = None, where: str = "the card") -> None:
+def check_card(card: Any, weights: MSDWeights | UNetWeights | None = None, where: str = "the card") -> None:
     """Check that a card is whole and fits the weights.
 
     Raises
@@ -93,7 +96,7 @@ def _numbers(value: Any, lengths: tuple[int, ...]) -> bool:
     return good and length in lengths
 
 
-def _check_fit(card: Mapping[str, Any], weights: MSDWeights, where: str) -> None:
+def _check_fit(card: Mapping[str, Any], weights: MSDWeights | UNetWeights, where: str) -> None:
     facts = {
         "number of classes": (len(card["classes"]), weights.out_channels),
         "input_channels": (card["input_channels"], weights.in_channels),

@@ -17,9 +17,11 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.machine import as_task, available_memory, in_task, task_threads, threads_here
+from ..kernels import unet
 from ..kernels.msdnet import compiled, reference, torch_planes
 from ..kernels.msdnet.weights import MSDWeights
 from ..kernels.parts import evaluate_in_batches, evaluate_in_parts
+from ..kernels.unet import UNetWeights
 
 if TYPE_CHECKING:
     from .models import Model
@@ -64,7 +66,8 @@ def _torch(weights: MSDWeights, images: np.ndarray, device: str, edges: Edges) -
 
     with one_thread() if in_task() else nullcontext():
         try:
-            return torch_planes.evaluate(weights, images, device=device, edges=edges)
+            kernel = unet if isinstance(weights, UNetWeights) else torch_planes
+            return kernel.evaluate(weights, images, device=device, edges=edges)
         except torch.OutOfMemoryError as error:
             reason = _first_line(error)
         except RuntimeError as error:
@@ -82,11 +85,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _reference(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
+    if isinstance(weights, UNetWeights):
+        raise InputError("the backend 'reference' evaluates MSD-nets; this is a U-Net, expected 'torch' or 'auto'")
     return reference.evaluate(weights, image, edges)
 
 
 def _compiled(weights: MSDWeights, image: np.ndarray, device: str, edges: Edges) -> np.ndarray:
-    if not compiled.suits(weights):
+    if isinstance(weights, UNetWeights) or not compiled.suits(weights):
         return _torch(weights, image, device, edges)
     return compiled.evaluate(weights, image, threads=threads_here(), edges=edges)
 
@@ -234,10 +239,11 @@ def _in_parts(backend: Backend, weights: MSDWeights, image: np.ndarray, device: 
               halo: int | None) -> np.ndarray:
     # what the compiled evaluation keeps on this thread it can use again, for planes of any size: it frees them first
     kept = compiled.kept_bytes() if backend.name == "compiled" else 0
-    look = device == "cpu" and compiled.planes_bytes(weights, image.shape) > max(SMALL, kept)
+    planes_bytes = unet.image_bytes if isinstance(weights, UNetWeights) else compiled.planes_bytes
+    look = device == "cpu" and planes_bytes(weights, image.shape) > max(SMALL, kept)
     out = evaluate_in_parts(
         lambda part, sides: backend.run(weights, part, device, sides), image, edges,
-        weights.receptive_radius if halo is None else halo, planes=weights.final.shape[1],
+        weights.receptive_radius if halo is None else halo, planes=weights.planes,
         available=(lambda: available_memory() + kept) if look else None)
     return np.ascontiguousarray(out, dtype=np.float32)
 
@@ -249,14 +255,15 @@ def _batch_size(weights: MSDWeights, shape: tuple[int, ...], device: str) -> int
     # what torch has reserved and does not use is free too
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + idle
-    return max(1, int(GPU_SHARE * free / torch_planes.image_bytes(weights, shape)))
+    image_bytes = (unet if isinstance(weights, UNetWeights) else torch_planes).image_bytes
+    return max(1, int(GPU_SHARE * free / image_bytes(weights, shape)))
 
 
 def weights_of(net: Any) -> MSDWeights:
     """Return the plain arrays of a torch module, a model, or themselves."""
-    if isinstance(net, MSDWeights):
+    if isinstance(net, MSDWeights | UNetWeights):
         return net
-    if isinstance(getattr(net, "weights", None), MSDWeights):
+    if isinstance(getattr(net, "weights", None), MSDWeights | UNetWeights):
         return net.weights
     if hasattr(net, "to_weights"):
         return net.to_weights()

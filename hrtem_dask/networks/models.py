@@ -20,10 +20,12 @@ from safetensors.numpy import load, save
 
 from ..core.errors import InputError, MissingInputError, ReadError
 from ..kernels.msdnet.weights import MSDWeights
+from ..kernels.unet import UNetWeights
 from .cards import architecture_of, check_card, complete_card
 
 if TYPE_CHECKING:
     from .msdnet import MSDNet
+    from .unet import UNet
 
 __all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model", "shipped_models", "unpack_weights",
            "update_card"]
@@ -31,7 +33,7 @@ __all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model"
 SHIPPED = Path(__file__).parent / "weights"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 
-_cache: dict[str, MSDWeights] = {}
+_cache: dict[str, MSDWeights | UNetWeights] = {}
 _cache_lock = threading.Lock()
 
 
@@ -45,13 +47,13 @@ class Model:
         Shipped name, or the name of the file without its ending.
     card : dict
         What the network was made for, with the keys of `hrtem_dask.networks.cards.KEYS`.
-    weights : MSDWeights
+    weights : MSDWeights or UNetWeights
         The parameters as arrays.
     """
 
     name: str
     card: dict[str, Any]
-    weights: MSDWeights
+    weights: MSDWeights | UNetWeights
 
     def __post_init__(self) -> None:
         check_card(self.card, self.weights, f"the card of {self.name!r}")
@@ -61,30 +63,38 @@ class Model:
         """Names of the classes in the order of the output."""
         return list(self.card["classes"])
 
-    def module(self) -> MSDNet:
+    def module(self) -> MSDNet | UNet:
         """Return the torch module with these parameters."""
+        if isinstance(self.weights, UNetWeights):
+            from .unet import UNet
+
+            return UNet.from_weights(self.weights)
         from .msdnet import MSDNet
 
         return MSDNet.from_weights(self.weights)
 
     def __repr__(self) -> str:
         w = self.weights
-        return (f"Model({self.name!r}: MSD-net of depth {w.depth}, width {w.width}, {w.in_channels} input channel(s), "
+        kind = f"U-Net of {w.levels} halvings" if isinstance(w, UNetWeights) else f"MSD-net of depth {w.depth}"
+        return (f"Model({self.name!r}: {kind}, width {w.width}, {w.in_channels} input channel(s), "
                 f"classes {', '.join(self.classes)}, pixel size {self.card['pixel_size']} angstrom, "
                 f"sha256 {self.card['sha256'][:12]})")
 
 
-def pack_weights(weights: MSDWeights) -> bytes:
-    """Write the parameters, dilations and padding as the bytes of a safetensors file."""
+def pack_weights(weights: MSDWeights | UNetWeights) -> bytes:
+    """Write the parameters and the architecture as the bytes of a safetensors file."""
     tensors = {f"layers.{i}": a for i, a in enumerate(weights.layers)}
     tensors |= {f"biases.{i}": a for i, a in enumerate(weights.biases)}
-    tensors |= {"final": weights.final, "final_bias": weights.final_bias}
+    if isinstance(weights, MSDWeights):
+        tensors |= {"final": weights.final, "final_bias": weights.final_bias}
     tensors = {k: np.ascontiguousarray(a, dtype=np.float32) for k, a in tensors.items()}
+    architecture = architecture_of(weights)
+    kind = architecture["kind"]
     # one entry, because safetensors writes several in random order and the sha256 has to be a function of the weights
-    return save(tensors, metadata={"msdnet": json.dumps(architecture_of(weights))})
+    return save(tensors, metadata={kind: json.dumps(architecture)})
 
 
-def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights:
+def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights | UNetWeights:
     """Read what `pack_weights` wrote.
 
     Raises
@@ -92,16 +102,19 @@ def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights:
     ReadError
         If this is not a safetensors file, or it was cut off.
     InputError
-        If the arrays are not those of an MSD-net.
+        If the arrays are not those of an MSD-net or a U-Net.
     """
     try:
         arrays = load(payload)
         header = json.loads(payload[8:8 + int.from_bytes(payload[:8], "little")])
-        meta = json.loads(header.get("__metadata__", {}).get("msdnet", "{}"))
+        said = header.get("__metadata__", {})
+        meta = json.loads(said.get("msdnet", "{}"))
     except (SafetensorError, ValueError) as error:
         raise ReadError(f"{where} cannot be read as safetensors ({error}); expected a whole file written by "
                         f"networks.save_model") from error
     depth = sum(k.startswith("layers.") for k in arrays)
+    if "unet" in said and set(arrays) == {f"{kind}.{i}" for kind in ("layers", "biases") for i in range(depth)}:
+        return UNetWeights(*(tuple(arrays[f"{kind}.{i}"] for i in range(depth)) for kind in ("layers", "biases")))
     keys = [f"{kind}.{i}" for kind in ("layers", "biases") for i in range(depth)] + ["final", "final_bias"]
     if not depth or set(keys) != set(arrays) or not {"dilations", "padding"} <= set(meta):
         raise InputError(f"{where} holds the arrays {sorted(arrays)[:8]} and the metadata {sorted(meta)}; expected "
@@ -115,7 +128,7 @@ def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights:
     )
 
 
-def cached_weights(payload: bytes, sha256: str) -> MSDWeights:
+def cached_weights(payload: bytes, sha256: str) -> MSDWeights | UNetWeights:
     """Unpack weights once per process; later calls with the same sha256 give the same object."""
     with _cache_lock:
         if sha256 not in _cache:
@@ -131,12 +144,13 @@ def shipped_models() -> list[str]:
     return sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
 
 
-def save_model(weights: MSDWeights | MSDNet, card: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+def save_model(weights: MSDWeights | UNetWeights | MSDNet | UNet, card: Mapping[str, Any],
+               path: str | os.PathLike[str]) -> Path:
     """Write a network: ``NAME.safetensors`` and beside it the card ``NAME.json``.
 
     Parameters
     ----------
-    weights : MSDWeights or MSDNet
+    weights : MSDWeights, UNetWeights, MSDNet or UNet
         The parameters.
     card : mapping
         At least ``classes``, ``pixel_size`` and ``dose_range``. The rest is filled in:
@@ -156,7 +170,7 @@ def save_model(weights: MSDWeights | MSDNet, card: Mapping[str, Any], path: str 
     InputError
         If the card is not whole or does not fit the weights.
     """
-    weights = weights if isinstance(weights, MSDWeights) else weights.to_weights()
+    weights = weights if isinstance(weights, MSDWeights | UNetWeights) else weights.to_weights()
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")

@@ -85,6 +85,11 @@ class MSDWeights:
         return self.final.shape[0]
 
     @property
+    def planes(self) -> int:
+        """Planes that an evaluation holds: the input and those of all layers."""
+        return self.final.shape[1]
+
+    @property
     def layer_dilations(self) -> tuple[int, ...]:
         """Dilation of each layer [pixel]."""
         return tuple(self.dilations[i % len(self.dilations)] for i in range(self.depth))
