@@ -26,6 +26,7 @@ _WHERE = {
     "run_campaign": "campaign.runner",
     "segment": "analysis.segment",
     "train": "networks.training",
+    "train_for_microscope": "networks.own",
 }
 _MODULES = ("analysis", "campaign", "cluster", "core", "detector", "io", "kernels", "networks", "report", "simulate")
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .detector.mtf import MTF
     from .io.movie import open_movie
     from .networks.models import load_model
+    from .networks.own import train_for_microscope
     from .networks.training import train
 
 

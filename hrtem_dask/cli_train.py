@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .cli_own import own_options, split_own, train_own
 from .core.machine import available_cores
 
 __all__ = ["simulate", "train"]
@@ -73,21 +74,27 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
               help='"cpu", "cuda", or "auto" for CUDA where there is one.')
 @click.option("--batch", default=3, show_default=True, type=click.IntRange(1), help="Examples a step.")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side of an example, in pixels.")
-@click.option("--learning-rate", default=3e-2, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--learning-rate", default=2e-2, show_default=True, type=click.FloatRange(0, min_open=True))
 @click.option("--outline", default="half-thickness", show_default=True, type=click.Choice(["half-thickness", "atoms"]),
               help="What the network learns to outline: the half-contrast line, or all projected atoms.")
 @click.option("--start", help="Weights to begin with: a file or a shipped name.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")
+@own_options
 def train(store: str, out: Path, workers: int | None, **options: Any) -> None:
     """Train a network with STORE, a simulated set (or a recipe, which is simulated first).
 
     A run that was stopped is continued. NAME.metrics.csv and NAME.metrics.png show loss and Dice on
     structures of their own.
     """
+    own, workers = split_own(store, options), workers or available_cores()
+    if own:
+        train_own(store, out, own, {"workers": workers, **options},
+                  lambda what: progress(what, "are done already", every=30 if what == "iterations" else 5))
+        return
     from .networks.training import train as run
 
-    model = run(store, out=out, workers=workers or available_cores(), report=click.echo,
+    model = run(store, out=out, workers=workers, report=click.echo,
                 progress=progress("iterations", "are done already", every=30), **options)
     click.echo(f"{model!r}")
 

@@ -16,7 +16,7 @@ from ..detector.mtf import MTF
 from ..simulate.own import OwnRecipe, own_recipe
 from ..simulate.recipe import Recipe, load_recipe
 from ..simulate.sets import Dataset, dataset
-from .models import Model, load_model, save_model
+from .models import Model, load_model, update_card
 
 __all__ = ["OwnNetwork", "dose_steps", "enough_dose", "enough_said", "train_for_microscope"]
 
@@ -67,14 +67,15 @@ def train_for_microscope(
     seed: int = 1,
     workers: int | None = None,
     report: Callable[[str], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    showing: Callable[[str], Callable[..., None]] | None = None,
     **training: Any,
 ) -> OwnNetwork:
     """Train a network for one microscope and camera, and find the dose that is enough there.
 
     Computes at once. Writes the adapted recipe ``NAME.yaml`` beside the weights, simulates a set to
     learn from (``NAME-set.zarr``) and one of other structures to test with (``NAME-test.zarr``),
-    trains, and measures Dice against the dose. The same call again continues where it was stopped.
+    trains, and measures Dice against the dose. The same call again continues where it was stopped;
+    a training that was cut (``minutes`` with ``iterations``) has no curve yet.
 
     Parameters
     ----------
@@ -98,8 +99,9 @@ def train_for_microscope(
         Processes to simulate and train with; by default threads.
     report : callable, optional
         Called with a line of text now and then.
-    progress : callable, optional
-        Called with (structures done, all) while a set is simulated.
+    showing : callable, optional
+        Called with "structures" or "iterations" where such work begins; returns what is called with
+        (done, all) then, and with a third word on loss and Dice after iterations.
     **training
         Other parameters of `hrtem_dask.train`, as ``minutes`` and ``depth``.
 
@@ -120,8 +122,6 @@ def train_for_microscope(
     >>> mine.enough  # doctest: +SKIP
     100.0
     """
-    from .training import train
-
     out, say = Path(out), report or (lambda _line: None)
     out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
     check_numbers(target, fields, test_fields)
@@ -132,17 +132,38 @@ def train_for_microscope(
     path = own.write(out.with_suffix(".yaml"))
     for line in (f"recipe: {path}", *own.summary(), *(f"note: {n}" for n in own.notes())):
         say(line)
-    learn, test = (simulated(own.recipe, out.with_name(f"{out.stem}-{kind}.zarr"), n, s, workers, say, progress)
+    learn, test = (simulated(own.recipe, out.with_name(f"{out.stem}-{kind}.zarr"), n, s, workers, say, showing)
                    for kind, n, s in (("set", fields, seed), ("test", test_fields, seed + OTHER_SEED)))
-    model = train(learn, out=out, seed=seed, workers=workers, scores=False, report=report, **training)
+    model = trained(learn, out, say, showing, seed=seed, workers=workers, report=report, **training)
+    if not model.card["training"].get("finished", True):
+        return OwnNetwork(model, own, path, {}, target)
     say(f"measuring {len(steps)} doses on {len(test)} other structures")
     curve = measured_curve(model, test, steps, seed + OTHER_SEED)
     command = command_of(recipe, out, voltage=voltage, pixel_size=pixel_size, dose_range=dose_range,
                          defocus_range=defocus_range, mtf=mtf, changes=changes, seed=seed, fields=fields,
                          test_fields=test_fields, training=training)
-    card = with_curve(model.card, own, curve, target, command, seed + OTHER_SEED, len(test))
-    save_model(model.weights, card, out)
+    update_card(out, {
+        "scores": {"held_out_simulated": curve}, "training": {"commands": [command]},
+        "own_microscope": {"base_recipe": own.base.name, "changes": own.summary(), "recipe": own.recipe.to_dict(),
+                           "target": target, "enough_dose": enough_dose(curve, target),
+                           "test_seed": seed + OTHER_SEED, "test_fields": len(test)},
+    }, expect=model.card["sha256"])
     return OwnNetwork(load_model(out), own, path, curve, target)
+
+
+def trained(learn: Dataset, out: Path, say: Callable[[str], None], showing: Callable[[str], Callable] | None,
+            **options: Any) -> Model:
+    """Train, unless the file holds a finished network of this recipe whose curve was not measured any more."""
+    from .training import train
+
+    if out.is_file():
+        model = load_model(out)
+        said = model.card.get("training", {})
+        if said.get("finished") and said.get("recipe_sha256") == learn.recipe.digest and \
+                "own_microscope" not in model.card:
+            say(f"{out} is trained already; remove it to train anew")
+            return model
+    return train(learn, out=out, scores=False, progress=showing and showing("iterations"), **options)
 
 
 def check_numbers(target: float, fields: int, test_fields: int) -> None:
@@ -176,10 +197,10 @@ def dose_steps(low: float, high: float) -> list[float]:
 
 
 def simulated(recipe: Recipe, store: Path, n: int, seed: int, workers: int | None, say: Callable[[str], None],
-              progress: Callable[[int, int], None] | None) -> Dataset:
+              showing: Callable[[str], Callable] | None) -> Dataset:
     """Make or continue a set, saying how long it took."""
     say(f"simulating {n} structures: {store}")
-    found = dataset(recipe, store, n, seed=seed, workers=workers, progress=progress)
+    found = dataset(recipe, store, n, seed=seed, workers=workers, progress=showing and showing("structures"))
     if found.effort and found.effort.done:
         say(str(found.effort))
     return replace(found, indices=found.indices[:n])
@@ -234,6 +255,8 @@ def enough_said(curve: Curve, target: float) -> str:
     enough here: 100 e/angstrom^2 a frame; mean Dice 0.930, the lower end of its 95 % interval (0.910) reaches 0.9
     """
     ends = lower_ends(curve)
+    if not curve:
+        return "which dose is enough was not measured: the training is not at its end, give the same command again"
     if not ends:
         return "which dose is enough cannot be said: no test field holds a particle"
     dose = enough_dose(curve, target)
@@ -268,16 +291,6 @@ def curve_lines(curve: Curve) -> list[str]:
         rows.append(f"{float(dose):>16g}  {s['mean']:.3f}  {s['interval'][0]:.3f} to {s['interval'][1]:.3f}   "
                     f"{s['worst']:.3f}  {f1:>7}  {s['images']:>6}")
     return rows
-
-
-def with_curve(card: Mapping[str, Any], own: OwnRecipe, curve: Curve, target: float, command: str, test_seed: int,
-               test_fields: int) -> dict[str, Any]:
-    """Return the card with the curve, the recipe and the command that made it."""
-    said = {"base_recipe": own.base.name, "changes": own.summary(), "recipe": own.recipe.to_dict(), "target": target,
-            "enough_dose": enough_dose(curve, target), "test_seed": test_seed, "test_fields": test_fields}
-    training = dict(card.get("training", {})) | {"commands": [command]}
-    return dict(card) | {"scores": dict(card.get("scores", {})) | {"held_out_simulated": dict(curve)},
-                         "own_microscope": said, "training": training}
 
 
 def command_of(recipe: Any, out: Path, *, training: Mapping[str, Any], mtf: Any, changes: Mapping[str, Any] | None,

@@ -9,16 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["Rock", "Wander", "dataset", "describe_recipe", "load_recipe", "movie", "open_dataset", "open_truth",
-           "true_columns"]
+           "own_recipe", "true_columns"]
 
 #: public name -> module; no module bears the name of a function, which would hide it once imported
 _WHERE = {"Rock": "scenes", "Wander": "scenes", "dataset": "sets", "describe_recipe": "recipe",
           "load_recipe": "recipe", "movie": "movies", "open_dataset": "sets", "open_truth": "movie_store",
-          "true_columns": "movie_store"}
+          "own_recipe": "own", "true_columns": "movie_store"}
 
 if TYPE_CHECKING:
     from .movie_store import open_truth, true_columns
     from .movies import movie
+    from .own import own_recipe
     from .recipe import describe_recipe, load_recipe
     from .scenes import Rock, Wander
     from .sets import dataset, open_dataset
