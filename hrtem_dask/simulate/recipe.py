@@ -69,8 +69,8 @@ class Imaging:
     coma: Span = span(0, 0, "angstrom", "residual axial coma, C21, in any direction", bounds=(0, 1e5))
     aperture_fraction: float = scalar(0.8, "1", "images with an objective aperture", bounds=(0, 1))
     aperture: Span = span(0.35, 1.0, "1/angstrom", "its radius", bounds=(0.05, 3))
-    absorption_fraction: float = scalar(0.7, "1", "images where gold also absorbs", bounds=(0, 1))
-    absorption_length: Span = span(120, 1500, "angstrom", "intensity falls by 1/e in so much gold", scale="log",
+    absorption_fraction: float = scalar(0.7, "1", "images where the particles also absorb", bounds=(0, 1))
+    absorption_length: Span = span(120, 1500, "angstrom", "intensity falls by 1/e in so much metal", scale="log",
                                    bounds=(10, 1e5))
     blur: Span = span(0.0, 1.0, "angstrom", "sigma of the vibration", bounds=(0, 20))
     drift: Span = span(0.0, 2.0, "angstrom", "length of a straight drift during the exposure", bounds=(0, 50))
