@@ -37,17 +37,22 @@ CACHE = Path("runs/low_dose")
 
 
 def blind(counts: np.ndarray, pixel_size: float) -> np.ndarray:
-    """What needs no training: local variance between 1 and 6 angstrom, thresholded by Otsu, as 0 and 1."""
+    """What needs no training: the local standard deviation, thresholded by Otsu, as 0 and 1.
+
+    Of 72 settings (smoothing 0.3 to 1.5 angstrom, with and without a high-pass, windows of 4 to 9
+    angstrom, variance or its root) the best over doses of 20 to 200 on other draws of such scenes.
+    """
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
     from hrtem_dask.kernels.resample import resample
 
-    step = 0.5
+    step, fine, wide = 0.5, 1.5, 9.0  # angstrom
     image = resample(counts, pixel_size, step).astype(np.float64)
-    band = ndimage.gaussian_filter(image, 0.5 / step) - ndimage.gaussian_filter(image, 3.0 / step)
-    power = ndimage.gaussian_filter(band**2, 6.0 / step)
-    mask = ndimage.binary_fill_holes(power > threshold_otsu(power))
+    image = ndimage.gaussian_filter(image - image.mean(), fine / step)
+    variance = ndimage.gaussian_filter(image**2, wide / step) - ndimage.gaussian_filter(image, wide / step) ** 2
+    spread = np.sqrt(np.maximum(variance, 0))
+    mask = ndimage.binary_fill_holes(spread > threshold_otsu(spread))
     return resample(mask.astype(np.float32), step, pixel_size, shape=counts.shape)
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from ..kernels.masks import Agreement, Matches
     from .scoring import Score
 
-__all__ = ["interval", "summarise", "summary"]
+__all__ = ["interval", "percentiles_over", "summarise", "summary"]
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 #: of a normal distribution: standard deviation over median absolute deviation
 MAD = 1.4826
 
@@ -51,9 +51,15 @@ def interval(values: Sequence[float], fields: Sequence[Any], statistic: Callable
     values = np.asarray(values, dtype=np.float64)
     names, group = np.unique(np.asarray([str(f) for f in fields]), return_inverse=True)
     members = [np.flatnonzero(group == g) for g in range(len(names))]
+    return percentiles_over(len(names), lambda some: statistic(values[np.concatenate([members[g] for g in some])],
+                                                               axis=0), level=level, resamples=resamples)
+
+
+def percentiles_over(groups: int, statistic: Callable[[np.ndarray], Any], *, level: float = 0.95,
+                     resamples: int = RESAMPLES) -> list[float]:
+    """Percentiles of ``statistic(numbers of groups)`` over groups drawn with replacement."""
     rng = np.random.default_rng(0)
-    found = [statistic(values[np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))])], axis=0)
-             for _ in range(resamples)]
+    found = [statistic(rng.integers(0, groups, groups)) for _ in range(resamples)]
     return [_round(q) for q in np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])]
 
 
