@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["draw_mtf"]
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#6b7280"
 #: deviations on either side that hold 95 %
 BAND = 1.96
+#: size of the notes [point], their letters an inch, and height of a line [inch]
+SMALL, LETTERS, LINE = 6.5, 20, 0.12
 
 
 def draw_mtf(mtf: MTF, k_max: float) -> Figure:
@@ -24,7 +27,10 @@ def draw_mtf(mtf: MTF, k_max: float) -> Figure:
     from matplotlib.figure import Figure
 
     spectrum = mtf.spectrum
-    figure = Figure(figsize=(10 if spectrum else 5.5, 4.2), layout="constrained")
+    width = 10.0 if spectrum else 5.5
+    notes = [line for note in mtf.notes for line in wrap(note, int(width * LETTERS), initial_indent="– ",
+                                                         subsequent_indent="   ")]
+    figure = Figure(figsize=(width, 4.2 + LINE * len(notes)), layout="constrained")
     axes = figure.subplots(1, 2 if spectrum else 1, squeeze=False)[0]
     _curve(axes[0], mtf, k_max)
     if spectrum:
@@ -37,9 +43,8 @@ def draw_mtf(mtf: MTF, k_max: float) -> Figure:
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
-    if mtf.notes:
-        figure.supxlabel("\n".join(n if len(n) < 130 else n[:127] + "..." for n in mtf.notes), fontsize=6.5,
-                         color=GREY)
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.02, ha="left", fontsize=SMALL, color=GREY)
     return figure
 
 

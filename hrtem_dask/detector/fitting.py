@@ -13,16 +13,16 @@ from ..core.provenance import record as provenance
 from ..kernels.camera import CORNER, mtf_curve
 from ..kernels.mtf_fit import LEVELS, PARAMETERS, PowerFit, ReadNoise, fit_power
 from ..kernels.noise_power import Rings, mask_spots, ring_average, smooth_rings, usable_modes
-from .judging import hidden_film, judge, judge_doses, moving, say, standing_still
+from .judging import ONE_FRAME, hidden_film, judge, judge_doses, moving, say, standing_still
 from .mtf import MTF
 from .serial import NoiseSpectrum
 from .vacuum import Noise, check_box, find_box, measure, opened
 
 __all__ = ["fit_mtf"]
 
-#: lowest frequency of a fit [Nyquist]: below it illumination and its drift
-LOW = 0.02
-#: that of a single frame, in periods a side: what its window mixes with the slow change that was removed
+#: lowest frequency of a fit [Nyquist]: below it illumination and its drift; a single frame keeps more of these
+LOW, LOW_SINGLE = 0.02, 0.05
+#: that of a single frame in periods a side at least: its window mixes them with what was removed
 PERIODS = 5
 #: below this frequency the fit goes without the data where these do not follow the rest
 DRIFT = 0.12
@@ -135,10 +135,13 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     rings = [e.rings.up_to(low, high) for e in exposures]
     judge(fit, rings, notes, white=white, found=remark)
     hidden = 0.0
-    if two and offset is not None:
-        judge_doses(fit, [e.noise.mean for e in exposures], offset)
-    elif exposures[0].noise.frames == 1 and not white:
-        hidden = hidden_film(fit, rings[0], read, notes)
+    if exposures[0].noise.frames == 1 and not white:
+        hidden = hidden_film(fit, rings[0], read)
+    if two:
+        judge_doses(fit, rings, [e.noise.mean for e in exposures], offset, read)
+        hidden = 0.0  # what is left of a film would have shown
+    elif exposures[0].noise.frames == 1:
+        notes.append(ONE_FRAME)
     counts, error = _counts_per_electron(fit, exposures, offset, notes)
     if darkness is None and not two:
         notes.append("without dark frames or a second exposure the noise of the read-out is known by the shape of the "
@@ -224,7 +227,7 @@ def _levels(exposures: list[Spectra]) -> tuple[int, ...]:
 
 def _lowest(exposures: list[Spectra], dark: ReadNoise | None, notes: list[str]) -> float:
     """Lowest frequency of the fit: above what drifting illumination adds to the noise, if it does."""
-    low = max(LOW, *(2 * PERIODS / min(e.noise.shape) if e.noise.frames == 1 else LOW for e in exposures))
+    low = max(max(LOW_SINGLE, 2 * PERIODS / min(e.noise.shape)) if e.noise.frames == 1 else LOW for e in exposures)
     fit = fit_power([e.rings.up_to(DRIFT, 1.0) for e in exposures], dark, levels=_levels(exposures))
     for exposure, a, error in zip(exposures, fit.amplitudes, fit.amplitude_errors, strict=True):
         rings = exposure.rings.up_to(low, DRIFT)

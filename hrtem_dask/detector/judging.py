@@ -14,7 +14,7 @@ from ..kernels.mtf_fit import PowerFit, ReadNoise
 from ..kernels.noise_power import Rings, mask_spots, noise_power, ring_average, smooth_rings, usable_modes
 from .vacuum import Noise
 
-__all__ = ["hidden_film", "judge", "judge_doses", "moving", "say", "standing_still"]
+__all__ = ["ONE_FRAME", "hidden_film", "judge", "judge_doses", "moving", "say", "standing_still"]
 
 #: departure of the noise power from the fit, over several rings, that no detector explains; and
 #: the one that is worth a word
@@ -35,9 +35,9 @@ FILM = 4.2
 MISFIT, MISFIT_SPREAD, MISFIT_LIMIT = 0.5, 2.0, 4.6
 #: how steep the curve of one frame may be, how early it may have fallen to one half
 STEEP, EARLY = 3.5, 0.2
-#: departure of the counts per electron of two exposures that no detector has
-DOSES = 0.1
-GIVE = ("Give several frames of the same place, frames of vacuum at two doses (second=) with dark frames, or the place "
+#: departure from a growth with the dose that no detector has, and the bands in which it is looked for [Nyquist]
+DOSES, DOSE_BANDS = 0.1, ((0.03, 0.12), (0.12, 0.25), (0.25, 0.45), (0.45, 0.7))
+GIVE = ("Give several raw frames of the same place, vacuum at two doses (second=) with dark frames, or the place "
         "of the vacuum as box=(y0, y1, x0, x1)")
 ONE_FRAME = ("one frame cannot tell a weak film from vacuum: a film without Thon rings adds power that looks like a "
              "detector's. Films that show were excluded, and the errors hold one that adds a fifth to the noise; that "
@@ -88,10 +88,10 @@ def moving(noise: Noise, use: np.ndarray) -> None:
             continue
         change = float(noise.power[at].mean()) / near - 1
         if abs(change) > max(DRIFTS / np.sqrt(at.sum() * noise.pairs), DRIFTS_LEAST):
-            raise InputError(f"this is not vacuum: from {low:g} to {high:g} Nyquist the noise between neighbouring "
-                             f"frames and that of all of them differ by {abs(change):.0%}. Expected noise, which is new in "
-                             "every frame: a specimen drifts or changes, or frames were averaged. Give raw frames of "
-                             "vacuum, or its place as box=(y0, y1, x0, x1)")
+            raise InputError(f"this is not vacuum: from {low:g} to {high:g} Nyquist the noise of neighbouring "
+                             f"frames and that of all of them differ by {abs(change):.0%}. Expected noise that is new "
+                             "in every frame: a specimen drifts or changes, or frames were averaged. Give raw frames "
+                             "of vacuum, or its place as box=(y0, y1, x0, x1)")
 
 
 def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: bool, found: str | None) -> None:
@@ -109,7 +109,7 @@ def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: boo
     found : str, optional
         Structure that was found elsewhere in the frames.
     """
-    elsewhere = "" if found is None else f" In these frames, {found}."
+    elsewhere = "" if found is None else f" {found[0].upper()}{found[1:]}."
     for each, model in zip(rings, fit.models, strict=True):
         smooth, sigma = smooth_rings(each.power / model, each.modes)
         smooth, sigma, k = smooth[3:-3], sigma[3:-3], each.k[3:-3]
@@ -118,8 +118,7 @@ def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: boo
         if departs[worst] > (NO_FIT if found is None else POOR_FIT):
             raise InputError(f"this is not vacuum: the spectrum has structure, {smooth[worst]:.2g} times the noise of "
                              f"a detector at {k[worst]:.2f} Nyquist (or the frames were filtered). Expected noise "
-                             f"that falls off smoothly.{elsewhere} Give raw frames of vacuum, or its place as "
-                             "box=(y0, y1, x0, x1)")
+                             f"that falls off smoothly.{elsewhere} {GIVE}")
         if departs[worst] > POOR_FIT:
             say(notes, f"the curve departs from the noise power by {departs[worst]:.0%} at {k[worst]:.2f} Nyquist, "
                        "more than chance: structure, or a detector of another form", level=4)
@@ -129,34 +128,55 @@ def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: boo
                          f"the frames were filtered.{elsewhere} {GIVE}")
 
 
-def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, notes: list[str]) -> np.ndarray:
+def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None) -> np.ndarray:
     """Refuse one frame that shows a film; return the covariance that one which does not show adds."""
     film = search_film(rings, fit, dark)
     allowed = MISFIT * (1 + MISFIT_LIMIT * MISFIT_SPREAD / np.sqrt(2 * rings.k.size))
+    misfit = float(np.mean(rings.modes * (rings.power / fit.models[0] - 1) ** 2))
     scale, power = fit.curve[:2]
     errors = np.sqrt(np.diag(fit.covariance)[:2])
     said = None
     if film.score > FILM:
         said = f"it rises and falls as behind a film, by {film.part:.0%} of the noise"
-    elif fit.misfit > allowed:
-        said = f"it departs from the curve of a detector, with {fit.misfit / MISFIT:.1f} times the scatter of noise"
+    elif misfit > allowed:
+        said = f"it departs from the curve of a detector, with {misfit / MISFIT:.1f} times the scatter of noise"
     elif power > STEEP + 2 * errors[1] or scale < EARLY - 2 * errors[0]:
         said = f"it falls to half way at {scale:.2f} Nyquist with the power {power:.1f}, as that of no detector does"
     if said is not None:
         raise InputError(f"this is not vacuum: the spectrum of the one frame has structure, {said}. Expected noise "
                          f"that falls off smoothly. {GIVE}")
-    notes.append(ONE_FRAME)
     return film.covariance
 
 
-def judge_doses(fit: PowerFit, means: Sequence[float], offset: float) -> None:
-    """Refuse two exposures whose noise does not grow with the dose: that of a film grows with its square."""
-    level = np.asarray(means) - offset
-    if level.min() <= 0:
+def judge_doses(fit: PowerFit, rings: Sequence[Rings], means: Sequence[float], offset: float | None,
+                read: ReadNoise | None) -> None:
+    """Refuse two exposures whose noise does not grow with the dose: that of a film grows with its square.
+
+    Quantum noise grows alike at all frequencies, and as the mean does where the offset is known.
+    """
+    quantum, errors, at = [], [], []
+    for low, high in DOSE_BANDS:
+        band = [r.up_to(low, high) for r in rings]
+        if min(len(r.k) for r in band) == 0:
+            continue
+        rest = [r.power - fit.read * (1.0 if read is None else read.at(r.k)) for r in band]
+        part = [float(np.average(v, weights=r.modes)) for v, r in zip(rest, band, strict=True)]
+        if min(part) <= 0:
+            continue
+        spread = [np.hypot(np.average(r.power, weights=r.modes) / np.sqrt(r.modes.sum()), fit.read_error) / p
+                  for r, p in zip(band, part, strict=True)]
+        quantum.append(part[1] / part[0])
+        errors.append(float(np.hypot(*spread)))
+        at.append(f"{low:g} to {high:g} Nyquist")
+    if len(quantum) < 2:
         return
-    counts, errors = fit.amplitudes / level, fit.amplitude_errors / level
-    if abs(counts[1] - counts[0]) > max(5 * float(np.hypot(*errors)), DOSES * float(counts.mean())):
-        raise InputError(f"the noise does not grow with the dose: its power over the counts is {counts[0]:.3g} in the "
-                         f"first exposure (mean {level[0]:.4g}) and {counts[1]:.3g} in the second ({level[1]:.4g}). "
-                         "Expected the same of both, the counts per electron: there is a specimen, or the offset is "
-                         "not that of these frames. Give frames of vacuum and dark frames of the same camera")
+    growth, sigma = np.array(quantum), np.array(errors)
+    known = offset is not None and min(means) > offset
+    expected = (means[1] - offset) / (means[0] - offset) if known else np.average(growth, weights=sigma**-2)
+    departs = np.abs(growth / expected - 1) - np.maximum(5 * sigma, DOSES)
+    if departs.max() > 0:
+        worst = int(np.argmax(departs))
+        raise InputError(f"the noise does not grow with the dose: from {at[worst]} its power in the second exposure is "
+                         f"{growth[worst]:.3g} times that in the first, and {expected:.3g} was expected "
+                         f"{'of the mean counts' if known else 'of other frequencies'}. There is a specimen, or the "
+                         "offset is not that of these frames: give frames of vacuum and dark frames of the same camera")

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from .camera import mtf_curve
-from .mtf_fit import PARAMETERS, PowerFit, ReadNoise
+from .mtf_fit import LOGARITHMIC, PARAMETERS, PowerFit, ReadNoise
 from .noise_power import Rings
 
 __all__ = ["FilmSearch", "search_film"]
@@ -28,6 +28,9 @@ WIDTHS = (0.08, 0.13, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 AMPLITUDE = (0.08, 0.4)
 #: power of a film over that of the noise, as a deviation, that one frame must be thought to hold
 HIDDEN = 0.2
+#: what detectors differ by in `mtf_fit.PARAMETERS` (relative for those that are positive), as a deviation: a hidden
+#: film cannot have changed the curve by more
+DETECTORS = (1.0, 0.5, 0.2, 1.0, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,20 @@ def search_film(rings: Rings, fit: PowerFit, dark: ReadNoise | None = None) -> F
     information = (left**2).sum(axis=1)
     scores = left @ residual / np.sqrt(np.maximum(information, 1e-12))
     best = int(np.argmax(scores))
-    wrong = (change / size).T[:, 1 : 1 + fit.free] / np.sqrt(information + HIDDEN**-2)[:, None]
     return FilmSearch(float(scores[best]), float(scores[best] / np.sqrt(max(information[best], 1e-12))),
-                      _worst(wrong, fit))
+                      _hidden(forms, slopes, fit))
 
 
-def _worst(wrong: np.ndarray, fit: PowerFit) -> np.ndarray:
-    """Covariance of that change of the parameters which changes the curve most."""
+def _hidden(forms: np.ndarray, slopes: np.ndarray, fit: PowerFit) -> np.ndarray:
+    """Covariance for a film of the power `HIDDEN` of that form which changes the curve most."""
+    spread = np.where(LOGARITHMIC, fit.curve, 1.0)[: fit.free] * np.array(DETECTORS)[: fit.free]
+    usual = np.zeros((len(slopes), fit.free))
+    usual[1 : 1 + fit.free] = np.diag(1 / spread)
+    slopes, forms = np.concatenate([slopes, usual], axis=1), np.pad(forms, ((0, 0), (0, fit.free)))
+    size = np.sqrt((slopes**2).sum(axis=1, keepdims=True))
+    change = np.linalg.lstsq((slopes / size).T, forms.T, rcond=1e-9)[0]
+    information = ((forms - change.T @ (slopes / size)) ** 2).sum(axis=1)
+    wrong = (change / size).T[:, 1 : 1 + fit.free] / np.sqrt(information + HIDDEN**-2)[:, None]
     curves = wrong @ np.array(_slopes(np.linspace(0, 1, 51), fit, lambda curve: curve))
     most = wrong[int(np.argmax(np.abs(curves).max(axis=1)))]
     full = np.zeros((len(PARAMETERS),) * 2)
