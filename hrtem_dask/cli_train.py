@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .cli_fine_tune import fine_tune_option, fine_tune_with
 from .cli_own import own_options, split_own, train_own
 from .core.machine import available_cores
 
@@ -58,7 +59,7 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
 
 
 @click.command()
-@click.argument("store")
+@click.argument("store", required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File NAME.safetensors to write.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True),
               help="Time to train, 30 by default; the learning rate reaches zero at its end. With --iterations: cut "
@@ -80,22 +81,31 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
 @click.option("--start", help="Weights to begin with: a file or a shipped name.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")
+@fine_tune_option
 @own_options
-def train(store: str, out: Path, workers: int | None, **options: Any) -> None:
+@click.pass_context
+def train(context: click.Context, store: str | None, out: Path, workers: int | None, fine_tune: tuple[str, str] | None,
+          **options: Any) -> None:
     """Train a network with STORE, a simulated set (or a recipe, which is simulated first).
 
     A run that was stopped is continued. NAME.metrics.csv and NAME.metrics.png show loss and Dice on
     structures of their own.
     """
-    own, workers = split_own(store, options), workers or available_cores()
+    show = progress("iterations", "are done already", every=30)
+    context.params["workers"] = workers = workers or available_cores()
+    if fine_tune:
+        fine_tune_with(context, show)
+        return
+    if store is None:
+        raise click.UsageError("missing STORE, as in: hrtem-dask train set.zarr --out NAME.safetensors")
+    own = split_own(store, options)
     if own:
         train_own(store, out, own, {"workers": workers, **options},
                   lambda what: progress(what, "are done already", every=30 if what == "iterations" else 5))
         return
     from .networks.training import train as run
 
-    model = run(store, out=out, workers=workers, report=click.echo,
-                progress=progress("iterations", "are done already", every=30), **options)
+    model = run(store, out=out, workers=workers, report=click.echo, progress=show, **options)
     click.echo(f"{model!r}")
 
 

@@ -10,51 +10,25 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from scipy import ndimage
+from training_sets import RECIPE, SMALL, same, write_discs
 
 from hrtem_dask import load_model, train
 from hrtem_dask.cli_train import simulate as simulate_command
 from hrtem_dask.cli_train import train as train_command
 from hrtem_dask.core.errors import InputError, MissingInputError
-from hrtem_dask.kernels.msdnet.weights import MSDWeights
 from hrtem_dask.networks.msdnet import MSDNet
 from hrtem_dask.networks.scoring import dice, effective_radius, normalised, probability, scores_by_dose
 from hrtem_dask.networks.sources import Simulated
 from hrtem_dask.networks.steps import Run, Settings, loss_of
 from hrtem_dask.networks.training import split
 from hrtem_dask.simulate.recipe import load_recipe
-from hrtem_dask.simulate.set_store import begin, write_sample
-from hrtem_dask.simulate.sets import Dataset, Sample, open_dataset
-
-RECIPE = {
-    "name": "blobs", "field": {"box": 48}, "particles": {"diameter": [10, 20]},
-    "imaging": {"pixel_size": [0.3, 0.6], "dose": [500, 2000], "defocus": [0, 100], "cs": [0, 0],
-                "cs_corrected": [0, 0], "aperture_fraction": 0, "absorption_fraction": 0},
-}
-SMALL = {"depth": 4, "size": 48, "batch": 2}
+from hrtem_dask.simulate.sets import Dataset, open_dataset
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     """Fields with one strongly absorbing disc each, without a multislice."""
-    path = tmp_path_factory.mktemp("set")
-    begin(load_recipe(RECIPE), path, 8, 1)
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        y, x = rng.uniform(12, 36, 2)
-
-        def disc(step: float, y: float = y, x: float = x) -> np.ndarray:
-            t = np.arange(round(48 / step)) * step
-            return (t[:, None] - y) ** 2 + (t[None] - x) ** 2 <= 81
-
-        wave = (1 - 0.4 * ndimage.gaussian_filter(disc(0.5).astype(float), 1)).astype(np.complex64)
-        write_sample(path, i, Sample(wave, disc(0.25), 20 * disc(1.0).astype(np.float32), {"particles": []}))
-    return path
-
-
-def same(a: MSDWeights, b: MSDWeights) -> bool:
-    return all(np.array_equal(p, q) for p, q in zip([*a.layers, *a.biases, a.final], [*b.layers, *b.biases, b.final],
-                                                    strict=True))
+    return write_discs(tmp_path_factory.mktemp("set"))
 
 
 def test_it_learns_and_writes_a_card_that_loads(store, tmp_path):

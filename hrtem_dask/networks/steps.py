@@ -91,6 +91,8 @@ class Run:
         with pool_of(self.settings, self.source, workers) as submit:
             self.images = [f.result() for f in [submit("validation", k) for k in range(self.source.judged)]]
             drawn: deque[list[Future]] = deque()
+            if show and self.iterations:
+                show(self.iteration, self.iterations, "")
             while not self.finished:
                 self.draw(submit, drawn, 1, self.iteration)
                 examples = [f.result() for f in drawn.popleft()]

@@ -52,7 +52,7 @@ def train(
     width: int | None = None,
     batch: int = 3,
     size: int = 256,
-    learning_rate: float = 3e-2,
+    learning_rate: float = 2e-2,
     outline: str = "half-thickness",
     start: str | os.PathLike[str] | None = None,
     workers: int | None = None,
