@@ -36,6 +36,7 @@ class Waves:
     seconds: float = field(metadata=head("s"))
     rate: float = field(metadata=head("a minute and core"))
     busy: str = field(metadata=head("cores busy"))
+    occupied: str = field(metadata=head("in tasks"))
     each: Spread = field(metadata=head("processor time of one, warm, s: min / median / max"))
 
 
@@ -79,11 +80,12 @@ def tables(options: Options) -> list[Table]:
             effort = data.effort
             waves.append(Waves(recipe.name, f"{recipe.field.wave_points}²", effort.done, effort.wall,
                                effort.done / effort.wall / effort.cores * 60, f"{100 * effort.busy:.0f} %",
-                               Spread.of(each)))
+                               f"{100 * effort.occupied:.0f} %", Spread.of(each)))
             images += drawn(recipe, data[0], options)
     return [Table("Exit waves", waves, [
         f"One process a core, {options.threads} of them, with their start, writing and reading back; busy is the "
-        "processor time of the tasks over time on the clock x cores."]),
+        "processor time of the tasks over time on the clock x cores, 'in tasks' their time on the clock over the same: "
+        "it does not fall when something else runs on the machine."]),
         Table("Images", images, ["One thread. A frame is the whole field; an example is 256 x 256 network pixels, "
                                  "resampled, with its label. A focal series counts as one image."]),
         Table("Movie", [filmed(options)], [

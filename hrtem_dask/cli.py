@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 OK, USAGE, SOME_FAILED, FAILED = 0, 2, 3, 4
 #: commands that live elsewhere and load only when they are called (training needs torch and abTEM)
-ELSEWHERE = {"simulate": ("cli_train", "Simulate labelled training sets and movies."),
+ELSEWHERE = {"simulate": ("cli_train", "Simulate a labelled training set."),
              "train": ("cli_train", "Train a network on a simulated set."),
              "fit-mtf": ("cli_fit_mtf", "Fit the MTF of a detector to frames of vacuum.")}
 

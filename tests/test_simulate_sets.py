@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from hrtem_dask.simulate.labels import particle_mask
 from hrtem_dask.simulate.recipe import load_recipe
 from hrtem_dask.simulate.set_store import read_record
 from hrtem_dask.simulate.structures import build_specimen
+from hrtem_dask.simulate.tasks import Effort, run_tasks
 
 TINY = {
     "name": "tiny",
@@ -234,3 +237,61 @@ def test_the_benchmark_counts_what_it_makes(monkeypatch):
     assert (movie.waves, movie.processes) == (4, 2)
     assert 0 < movie.making < movie.seconds
     assert movie.rate == pytest.approx(16 / movie.seconds / 2 * 60)
+
+
+def sleeps(folder, i, n):
+    """A task that notes itself; the first one ends when all others have."""
+    time.sleep(0.02)
+    last = time.monotonic() + 60
+    while i == 0 and len(list(Path(folder).iterdir())) < n - 1:
+        if time.monotonic() > last:
+            raise TimeoutError("the other tasks wait for this one")
+        time.sleep(0.01)
+    (Path(folder) / str(i)).touch()
+    return i
+
+
+@pytest.mark.parametrize("workers", [2, None])
+def test_no_task_waits_for_a_slow_one(tmp_path, workers):
+    """With processes and with threads: whoever is free takes the next one, whatever the first still does."""
+    effort = Effort("tasks")
+    found = list(run_tasks(sleeps, [(str(tmp_path), i, 9) for i in range(9)], None, workers, effort))
+    assert sorted(found) == list(range(9))
+    assert found[-1] == 0
+    assert effort.done == 9
+    assert 9 * 0.02 <= effort.inside <= effort.wall * effort.cores * 1.01
+    assert effort.cpu < effort.inside  # tasks that sleep keep no core busy, but they are tasks
+    assert effort.busy < effort.occupied
+
+
+def add(a, b=0):
+    return a + b
+
+
+def test_what_tasks_share_is_made_once_and_only_for_processes():
+    calls = []
+
+    def share():
+        calls.append(1)
+        return (100,)
+
+    assert sorted(run_tasks(add, [(i,) for i in range(5)], None, 2, share=share)) == [100, 101, 102, 103, 104]
+    assert calls == [1]
+    assert sorted(run_tasks(add, [(i,) for i in range(5)], None, 1, share=share)) == [0, 1, 2, 3, 4]
+    assert calls == [1]
+
+
+def test_blocks_on_disk_are_the_blocks_of_the_set_and_leave_nothing_behind(made, tmp_path, monkeypatch):
+    recipe = load_recipe(TINY)
+    (folder,) = sets.share_blocks(recipe, 4, str(tmp_path))
+    for here, there in zip(sets.blocks_of(recipe, 4), sets.shared_blocks(folder), strict=True):
+        np.testing.assert_array_equal(here, there)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    seen = []
+    given = simulate.dataset(TINY, tmp_path / "two.zarr", 2, seed=4, workers=2,
+                             progress=lambda *_: seen.append([p.name for p in temporary.rglob("*.npy")]))
+    assert any(seen)
+    assert not list(temporary.iterdir())
+    np.testing.assert_array_equal(given[1].wave, made[1].wave)

@@ -11,8 +11,9 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,13 @@ log = logging.getLogger(__name__)
 DECIMALS = 4  # of a column's position [angstrom] on disk
 
 
-def simulate_structure(recipe: Recipe, seed: int, index: int) -> Sample:
-    """Build one field and its exit wave; depends on (recipe, seed, index) and nothing else."""
-    specimen = build_specimen(recipe, np.random.default_rng([seed, index]), blocks_of(recipe, seed))
+def simulate_structure(recipe: Recipe, seed: int, index: int, blocks: list[np.ndarray] | None = None) -> Sample:
+    """Build one field and its exit wave; depends on (recipe, seed, index) and nothing else.
+
+    ``blocks`` are those of `blocks_of`, where they are at hand.
+    """
+    blocks = blocks_of(recipe, seed) if blocks is None else blocks
+    specimen = build_specimen(recipe, np.random.default_rng([seed, index]), blocks)
     box = (recipe.field.box,) * 2
     truth_sampling, thickness_sampling = (box[0] / round(box[0] / s) for s in (TRUTH_SAMPLING, THICKNESS_SAMPLING))
     info = {"index": index, "box": box[0], "made_by": made_by()} | info_of(specimen)
@@ -117,9 +122,23 @@ def blocks_of(recipe: Recipe, seed: int) -> list[np.ndarray]:
     return film_blocks(recipe, seed)
 
 
-def structure_task(recipe: Recipe, seed: int, index: int, store: str) -> int:
-    """Simulate and store one structure."""
-    write_sample(Path(store), index, simulate_structure(recipe, seed, index))
+def share_blocks(recipe: Recipe, seed: int, folder: str) -> tuple[str, ...]:
+    """Write the blocks of a set where other processes find them; returns that folder, for `structure_task`."""
+    for i, block in enumerate(blocks_of(recipe, seed)):
+        np.save(Path(folder) / f"{i}.npy", block)
+    return (folder,)
+
+
+@lru_cache(maxsize=2)
+def shared_blocks(folder: str) -> list[np.ndarray]:
+    """Read what `share_blocks` wrote, once a process."""
+    return [np.load(path) for path in sorted(Path(folder).glob("*.npy"), key=lambda p: int(p.stem))]
+
+
+def structure_task(recipe: Recipe, seed: int, index: int, store: str, folder: str = "") -> int:
+    """Simulate and store one structure, with the blocks in this folder if there is one."""
+    blocks = {"blocks": shared_blocks(folder)} if folder else {}
+    write_sample(Path(store), index, simulate_structure(recipe, seed, index, **blocks))
     return index
 
 
@@ -248,10 +267,12 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
     effort = Effort("exit waves")
     tasks = [(recipe, seed, i, str(store)) for i in missing]
     try:
-        for _ in run_tasks(structure_task, tasks, client, workers, effort):
-            done += 1
-            if progress:
-                progress(done, n)
+        with TemporaryDirectory(prefix="hrtem-dask-") as folder:
+            share = partial(share_blocks, recipe, seed, folder)
+            for _ in run_tasks(structure_task, tasks, client, workers, effort, share):
+                done += 1
+                if progress:
+                    progress(done, n)
     finally:
         if done:
             gather(store)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,10 +20,14 @@ __all__ = ["Effort", "current_client", "measured", "one_thread", "run_tasks"]
 class Effort:
     """What a run of tasks took: their number, time on the clock, processor time in tasks, and cores.
 
+    ``inside`` is the time on the clock that was spent in tasks, added up over the cores: what is
+    missing to wall x cores was start, waiting and the end, what is missing to it in ``cpu`` went to
+    whatever else ran on the machine, and to the disk.
+
     Examples
     --------
-    >>> print(Effort("exit waves", done=90, wall=60.0, cpu=220.0, cores=4))
-    90 exit waves in 60.0 s on 4 cores: 22.5 a minute and core, cores 92 % busy
+    >>> print(Effort("exit waves", done=90, wall=60.0, cpu=220.0, cores=4, inside=232.0))
+    90 exit waves in 60.0 s on 4 cores: 22.5 a minute and core, cores 92 % busy, in tasks for 97 % of the time
     """
 
     what: str
@@ -30,6 +35,12 @@ class Effort:
     wall: float = 0.0
     cpu: float = 0.0
     cores: int = 1
+    inside: float = 0.0
+
+    @property
+    def occupied(self) -> float:
+        """Time in tasks over (time on the clock x cores)."""
+        return self.inside / max(self.wall * self.cores, 1e-9)
 
     @property
     def busy(self) -> float:
@@ -38,23 +49,27 @@ class Effort:
 
     def __str__(self) -> str:
         rate = self.done / max(self.wall / 60 * self.cores, 1e-9)
-        return (f"{self.done} {self.what} in {self.wall:.1f} s on {self.cores} core{'s' * (self.cores > 1)}: "
-                f"{rate:.3g} a minute and core, cores {self.busy:.0%} busy").replace("%", " %")
+        cores = f"{self.cores} core{'s' * (self.cores > 1)}"
+        said = (f"{self.done} {self.what} in {self.wall:.1f} s on {cores}: {rate:.3g} a minute and core, cores "
+                f"{self.busy:.0%} busy, in tasks for {self.occupied:.0%} of the time")
+        return said.replace("%", " %")
 
 
-def measured(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    """Call a function on one thread; return its result and the processor time of this thread [second]."""
+def measured(function: Callable[..., Any], *args: Any) -> tuple[Any, float, float]:
+    """Call a function on one thread; return its result, processor time and time on the clock [second]."""
     from threadpoolctl import threadpool_limits
 
-    start = time.thread_time()
+    start, clock = time.thread_time(), time.monotonic()
     with as_task(), threadpool_limits(1):
         result = function(*args)
-    return result, time.thread_time() - start
+    return result, time.thread_time() - start, time.monotonic() - clock
 
 
 def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, workers: int | None,
-              effort: Effort | None = None) -> Iterator[Any]:
+              effort: Effort | None = None, share: Callable[[], tuple] | None = None) -> Iterator[Any]:
     """Yield results as they come: from processes, from a Dask client, or from threads.
+
+    No task waits for another: whichever core is free takes the next one.
 
     Parameters
     ----------
@@ -68,6 +83,10 @@ def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, wor
         So many processes of this machine instead.
     effort : Effort, optional
         Is kept up to date while results come.
+    share : callable, optional
+        Makes what all tasks need, for processes of this machine: it is called once, here, while the
+        processes start and import, and what it returns are further arguments of every task. A task
+        that is called without them makes its own.
     """
     effort = effort if effort is not None else Effort("tasks")
     start = time.monotonic()
@@ -78,13 +97,14 @@ def run_tasks(function: Callable[..., Any], tasks: list[tuple], client: Any, wor
         results = _on_cluster(function, tasks, client)
     else:
         effort.cores = min(workers or available_cores(), max(len(tasks), 1))
-        results = _here(function, tasks, effort.cores, processes=workers is not None)
-    for result, seconds in results:
+        results = _here(function, tasks, effort.cores, processes=workers is not None, share=share)
+    for result, seconds, clock in results:
         effort.done, effort.cpu, effort.wall = effort.done + 1, effort.cpu + seconds, time.monotonic() - start
+        effort.inside += clock
         yield result
 
 
-def _on_cluster(function: Callable[..., Any], tasks: list[tuple], client: Any) -> Iterator[tuple[Any, float]]:
+def _on_cluster(function: Callable[..., Any], tasks: list[tuple], client: Any) -> Iterator[tuple[Any, float, float]]:
     from distributed import as_completed
 
     # the same call twice shall run twice: a result that was lost on disk is not in the cluster's memory
@@ -97,8 +117,8 @@ def _on_cluster(function: Callable[..., Any], tasks: list[tuple], client: Any) -
         client.cancel(waiting)
 
 
-def _here(function: Callable[..., Any], tasks: list[tuple], size: int, *,
-          processes: bool) -> Iterator[tuple[Any, float]]:
+def _here(function: Callable[..., Any], tasks: list[tuple], size: int, *, processes: bool,
+          share: Callable[[], tuple] | None = None) -> Iterator[tuple[Any, float, float]]:
     if size == 1:
         for t in tasks:
             yield measured(function, *t)
@@ -107,10 +127,21 @@ def _here(function: Callable[..., Any], tasks: list[tuple], size: int, *,
             else futures.ThreadPoolExecutor(size))
     with pool:
         try:
-            for future in futures.as_completed([pool.submit(measured, function, *t) for t in tasks]):
+            shared: tuple = ()
+            if processes and share:
+                for _ in range(size):
+                    pool.submit(imported, function.__module__)
+                shared = share()
+            for future in futures.as_completed([pool.submit(measured, function, *t, *shared) for t in tasks]):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def imported(name: str) -> None:
+    """Import the module of the tasks, and what its functions import when they are called."""
+    for needed in (name, "abtem"):
+        import_module(needed)
 
 
 def current_client() -> Any:
