@@ -140,7 +140,7 @@ def test_a_network_that_is_too_sure_is_mended(data):
     assert card["after"]["nll"] < 0.5 * card["before"]["nll"]
     assert card["after"]["ece_undecided"] < card["before"]["ece_undecided"] or card["before"]["ece_undecided"] == 0
     assert mended.final_weight[1, 0].item() == pytest.approx(40 / card["temperature"], rel=1e-3)
-    again, second = calibrated(mended, data, data, seed=1)
+    _, second = calibrated(mended, data, data, seed=1)
     assert second["temperature"] == pytest.approx(1, abs=0.25)
     assert (second["fields_fitted"], second["fields_checked"]) == (3, 3)
     assert sum(second["reliability"]["pixels"]) == 3 * 3 * 32**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from ..core.errors import InputError
 from ..core.provenance import record
 from ..kernels.blend import TAPERS
 from ..kernels.tiles import Axis, Layout, blended_tile_size, tile_size
-from ..networks.cards import network_pixel_size
+from ..networks.cards import network_pixel_size, outside
 from ..networks.evaluation import BACKENDS
 from ..networks.models import Model, load_model
 from .tiling import Network, assemble, count_unknown
 
-__all__ = ["check_window", "layout_of", "segment", "unknown_pixels"]
+__all__ = ["check_window", "layout_of", "segment", "unknown_pixels", "warn_outside"]
 
 #: pixel sizes that agree to this part are not worth a resampling
 TOLERANCE = 0.02
@@ -37,6 +38,7 @@ def segment(
     pixel_size_tolerance: float = TOLERANCE,
     backend: str = "auto",
     window_size: int | None = None,
+    warn: bool = True,
 ) -> xr.DataArray:
     """Probability of every class at every pixel; lazy.
 
@@ -75,6 +77,10 @@ def segment(
         Side of the windows [network pixel]; by default four times the card's ``effective_radius``,
         from 256 to 1024, rounded up to a multiple of 64: every pixel then lies at least that
         radius inside one of its windows.
+    warn : bool
+        Whether to warn, once, where the pixel size of the movie, or ``movie.attrs["dose"]``
+        [e/angstrom^2 a frame] where it is set, lies outside of what the card says the network was
+        trained for.
 
     Returns
     -------
@@ -130,6 +136,8 @@ def segment(
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"there is no backend {backend!r}; expected 'auto' or one of {sorted(BACKENDS)}")
     _check_movie(movie, model)
+    if warn:
+        warn_outside(movie, model)
     layout = layout_of(movie, model, halo=halo, window=window, tile=tile, pixel_size_tolerance=pixel_size_tolerance,
                        window_size=window_size)
     task = Network.of(model, device, backend)
@@ -142,6 +150,12 @@ def segment(
     ))
     coords = {k: c for k, c in movie.coords.items() if set(c.dims) <= {"frame", "y", "x"}}
     return out.assign_coords(coords).assign_coords({"class": model.classes})
+
+
+def warn_outside(movie: xr.DataArray, model: Model, *, stacklevel: int = 3) -> None:
+    """Warn where a movie lies outside of what a network was trained for; see `segment`."""
+    for text in outside(model.card, grid_of(movie).pixel_size, movie.attrs.get("dose")):
+        warnings.warn(f"{model.name}: {text}", stacklevel=stacklevel)
 
 
 def layout_of(

@@ -169,6 +169,7 @@ def _with_paths(config: CampaignConfig, out: Path) -> CampaignConfig:
 
 
 def _prepare(config: CampaignConfig, out: Path) -> Plan:
+    from ..analysis.segment import warn_outside
     from ..networks.models import load_model
 
     whole = _open_whole(config)
@@ -179,6 +180,7 @@ def _prepare(config: CampaignConfig, out: Path) -> Plan:
     if channels != movie.sizes.get("defocus", 1):
         raise InputError(f"the network {config.model!r} takes {channels} image(s) a frame but the movie has "
                          f"{movie.sizes.get('defocus', 1)}; choose another with --model")
+    warn_outside(movie, model)
     frames_per_unit = prepare_store(out, movie, model.card["classes"], config.frames_per_unit)
     return make_plan(config, out, movie, model, frames_per_unit, n_source=whole.sizes["frame"])
 

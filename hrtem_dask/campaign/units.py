@@ -144,7 +144,7 @@ def _segment(
     out = np.full(shape, np.nan, STORED)
     for i, image in loaded.items():
         try:
-            lazy = segment(image.chunk(), model, **{k: unit.settings[k] for k in OPTIONS})
+            lazy = segment(image.chunk(), model, warn=False, **{k: unit.settings[k] for k in OPTIONS})
             out[i] = lazy.compute(scheduler="synchronous").values[0].astype(STORED)
         except NOT_THE_FRAME:
             raise

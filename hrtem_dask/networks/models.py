@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from safetensors.numpy import load, save
 from ..core.errors import InputError, MissingInputError, ReadError
 from ..kernels.msdnet.weights import MSDWeights
 from ..kernels.unet import UNetWeights
-from .cards import architecture_of, check_card, complete_card
+from .cards import FORMAT, architecture_of, check_card, complete_card
+from .foreign import what_it_is
 
 if TYPE_CHECKING:
     from .msdnet import MSDNet
@@ -32,6 +34,8 @@ __all__ = ["Model", "cached_weights", "load_model", "pack_weights", "save_model"
 
 SHIPPED = Path(__file__).parent / "weights"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+#: what of a card is written into the file of the weights too: another value would give their numbers another meaning
+CONTRACT = ("classes", "pixel_size", "normalisation")
 
 _cache: dict[str, MSDWeights | UNetWeights] = {}
 _cache_lock = threading.Lock()
@@ -81,8 +85,8 @@ class Model:
                 f"sha256 {self.card['sha256'][:12]})")
 
 
-def pack_weights(weights: MSDWeights | UNetWeights) -> bytes:
-    """Write the parameters and the architecture as the bytes of a safetensors file."""
+def pack_weights(weights: MSDWeights | UNetWeights, card: Mapping[str, Any] | None = None) -> bytes:
+    """Write the parameters, the architecture and what a card says they mean as the bytes of a safetensors file."""
     tensors = {f"layers.{i}": a for i, a in enumerate(weights.layers)}
     tensors |= {f"biases.{i}": a for i, a in enumerate(weights.biases)}
     if isinstance(weights, MSDWeights):
@@ -90,6 +94,8 @@ def pack_weights(weights: MSDWeights | UNetWeights) -> bytes:
     tensors = {k: np.ascontiguousarray(a, dtype=np.float32) for k, a in tensors.items()}
     architecture = architecture_of(weights)
     kind = architecture["kind"]
+    if card is not None:
+        architecture |= {"format": FORMAT} | {k: card[k] for k in CONTRACT if k in card}
     # one entry, because safetensors writes several in random order and the sha256 has to be a function of the weights
     return save(tensors, metadata={kind: json.dumps(architecture)})
 
@@ -104,19 +110,16 @@ def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights | U
     InputError
         If the arrays are not those of an MSD-net or a U-Net.
     """
-    try:
-        arrays = load(payload)
-        header = json.loads(payload[8:8 + int.from_bytes(payload[:8], "little")])
-        said = header.get("__metadata__", {})
-        meta = json.loads(said.get("msdnet", "{}"))
-    except (SafetensorError, ValueError) as error:
-        raise ReadError(f"{where} cannot be read as safetensors ({error}); expected a whole file written by "
-                        f"networks.save_model") from error
+    said, meta = metadata_of(payload, where)
+    arrays = load(payload)
     depth = sum(k.startswith("layers.") for k in arrays)
+    _check_numbers(arrays, where)
     if "unet" in said and set(arrays) == {f"{kind}.{i}" for kind in ("layers", "biases") for i in range(depth)}:
         return UNetWeights(*(tuple(arrays[f"{kind}.{i}"] for i in range(depth)) for kind in ("layers", "biases")))
     keys = [f"{kind}.{i}" for kind in ("layers", "biases") for i in range(depth)] + ["final", "final_bias"]
-    if not depth or set(keys) != set(arrays) or not {"dilations", "padding"} <= set(meta):
+    dilations = meta.get("dilations")
+    whole = isinstance(dilations, list) and dilations and all(type(d) is int and d > 0 for d in dilations)
+    if not depth or set(keys) != set(arrays) or not whole or "padding" not in meta:
         raise InputError(f"{where} holds the arrays {sorted(arrays)[:8]} and the metadata {sorted(meta)}; expected "
                          f"layers.0, biases.0, ..., final, final_bias and dilations, padding, as "
                          f"networks.save_model writes them")
@@ -124,8 +127,41 @@ def unpack_weights(payload: bytes, where: str = "the weights") -> MSDWeights | U
         layers=tuple(arrays[f"layers.{i}"] for i in range(depth)),
         biases=tuple(arrays[f"biases.{i}"] for i in range(depth)),
         final=arrays["final"], final_bias=arrays["final_bias"],
-        dilations=tuple(meta["dilations"]), padding=meta["padding"],
+        dilations=tuple(dilations), padding=meta["padding"],
     )
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    for key, array in arrays.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise InputError(f"{where} holds {array.dtype} in {key}, with {int((~np.isfinite(array)).sum())} values "
+                             f"that are not finite; expected layers.0, biases.0, ... of finite float32 numbers, as "
+                             f"networks.save_model writes them")
+
+
+def metadata_of(payload: bytes, where: str = "the weights") -> tuple[list[str], dict[str, Any]]:
+    """Kinds of network that a safetensors file names, and what it says of the first.
+
+    Raises
+    ------
+    ReadError
+        If this is no safetensors file, or a damaged one.
+    InputError
+        If a later version of the package wrote it.
+    """
+    try:
+        load(payload)
+        header = json.loads(payload[8:8 + int.from_bytes(payload[:8], "little")])
+        said = header.get("__metadata__") or {}
+        meta = json.loads(next((said[k] for k in ("msdnet", "unet") if k in said), "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ReadError(f"{where} cannot be read as safetensors ({error}): it is {what_it_is(payload, where)}; "
+                        f"expected a whole file written by networks.save_model") from error
+    meta = meta if isinstance(meta, dict) else {}
+    if meta.get("format", FORMAT) not in range(1, FORMAT + 1):
+        raise InputError(f"{where} has the format {meta['format']!r}; this version reads formats up to {FORMAT}. "
+                         f"Install a newer hrtem-dask")
+    return list(said), meta
 
 
 def cached_weights(payload: bytes, sha256: str) -> MSDWeights | UNetWeights:
@@ -174,7 +210,7 @@ def save_model(weights: MSDWeights | UNetWeights | MSDNet | UNet, card: Mapping[
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
-    payload = pack_weights(weights)
+    payload = pack_weights(weights, complete_card(card, weights, ""))
     card = complete_card(card, weights, hashlib.sha256(payload).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, payload)
@@ -258,16 +294,21 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
         raise MissingInputError(f"{path} has no card; expected {card_path} beside it, as networks.save_model writes it")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReadError(f"{card_path} is not JSON ({error}); expected what networks.save_model wrote") from error
     check_card(card, where=str(card_path))
     payload = path.read_bytes()
+    meta = metadata_of(payload, str(path))[1]
     found = hashlib.sha256(payload).hexdigest()
     if found != card["sha256"]:
         raise InputError(f"{path} has the sha256 {found}, but its card {card_path} was written for {card['sha256']}; "
                          f"copy both files again, or write both with networks.save_model")
     weights = unpack_weights(payload, str(path))
     check_card(card, weights, str(card_path))
+    for key in CONTRACT:
+        if key in meta and meta[key] != card[key]:
+            raise InputError(f"{card_path} says {key} = {card[key]!r}, but the weights were written for {meta[key]!r}; "
+                             f"restore the card, or write both again with networks.save_model")
     return Model(path.stem, card, weights)
 
 
@@ -292,5 +333,8 @@ def _weights_file(path: Path) -> Path:
         raise MissingInputError(f"there is no network {str(path)!r}; shipped are {shipped_models()}, "
                                 f"or give the path of a .safetensors file")
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} ends in {path.suffix!r}; expected a .safetensors file or one of {shipped_models()}")
+        with path.open("rb") as file:
+            what = what_it_is(file.read(1 << 20) if not zipfile.is_zipfile(path) else path.read_bytes(), path.name)
+        raise InputError(f"{path} ends in {path.suffix!r} and is {what}; expected a .safetensors file that "
+                         f"networks.save_model wrote, or one of {shipped_models()}")
     return path
