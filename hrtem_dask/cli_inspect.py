@@ -177,7 +177,7 @@ def _outlook(movie: xr.DataArray, files: int, question: Question, names: Sequenc
     yield "lattice", _lattice(movie, question)
     if not fatal:
         yield "dose", _dose(dose)
-        yield "expected Dice", _dice(dose, hurdles, question.model)
+        yield "expected Dice", _dice(movie, dose, hurdles, question.model)
     if not fatal and question.timing and has_calibration(movie):
         yield "takes", _takes(movie, files, question)
     yield from _next(movie, dose, hurdles, question, names)
@@ -185,6 +185,8 @@ def _outlook(movie: xr.DataArray, files: int, question: Question, names: Sequenc
 
 def _hurdles(movie: xr.DataArray, model: Model) -> tuple[dict[str, str], bool]:
     """What keeps a network from doing well here, by its kind, and whether there is no point in trying."""
+    from .networks.cards import outside
+
     card, found = model.card, {}
     title = str(movie.attrs.get("title", "")).upper()
     if any(word in title for word in SCANNED):
@@ -195,12 +197,12 @@ def _hurdles(movie: xr.DataArray, model: Model) -> tuple[dict[str, str], bool]:
         found["series"] = f"a frame has {counted(channels, 'image')} and the network takes {model.weights.in_channels}"
     if has_calibration(movie):
         pixels = pixel_size_of(movie)
-        low, high = card.get("pixel_size_range") or np.broadcast_to(card["pixel_size"], 2)
+        beyond = outside(card, pixels)
         if max(pixels) > COARSEST:
-            found["coarse"] = f"pixels of {_pixels(pixels)} angstrom show no lattice, and particles only as blots"
-        elif min(pixels) < low * 0.98 or max(pixels) > high * 1.02:
-            found["pixels"] = (f"pixels of {_pixels(pixels)} angstrom are outside of {low:g} to {high:g}, for which "
-                               f"the network was trained")
+            said = " x ".join(f"{p:.4g}" for p in dict.fromkeys(pixels))
+            found["coarse"] = f"pixels of {said} angstrom show no lattice, and particles only as blots"
+        elif beyond:
+            found["pixels"] = beyond[0]
         side = min(n * p for n, p in zip((movie.sizes["y"], movie.sizes["x"]), pixels, strict=True))
         if side < SMALLEST * float(np.max(card["pixel_size"])):
             found["small"] = (f"the frame is only {side:.3g} angstrom high or wide, fewer than {SMALLEST} pixels of "
@@ -208,12 +210,8 @@ def _hurdles(movie: xr.DataArray, model: Model) -> tuple[dict[str, str], bool]:
     return found, bool({"series", "coarse", "small"} & set(found))
 
 
-def _pixels(pixels: tuple[float, float]) -> str:
-    return " x ".join(f"{p:.4g}" for p in dict.fromkeys(pixels))
-
-
 def _verdict(movie: xr.DataArray, dose: Dose, hurdles: dict[str, str], fatal: bool, model: Model) -> str:
-    from .analysis.outlook import expected_dice
+    from .analysis.outlook import expected_at
 
     why = "; ".join(hurdles.values())
     if fatal:
@@ -224,12 +222,14 @@ def _verdict(movie: xr.DataArray, dose: Dose, hurdles: dict[str, str], fatal: bo
         return f"doubtful: {why}"
     if math.isnan(dose.value):
         return "yes by its pixel size; how well depends on the dose"
-    found = expected_dice(model.card, dose.value)
+    found = expected_at(model.card, dose.value, max(pixel_size_of(movie)))
     if found is None:
         return "its pixel size fits; the card of the network has no scores"
     if found.outside == "below":
         return f"not reliably: the dose is below {found.dose:g} e/angstrom^2, the lowest that was measured"
-    return ("yes" if found.mean >= WELL else "in part: expect some missing or ragged particles" if found.mean >= MOSTLY
+    if found.least >= WELL:
+        return "yes"
+    return ("in part: expect some missing or ragged particles" if found.least >= MOSTLY
             else "not reliably: expect many missing or misshapen particles")
 
 
@@ -255,8 +255,8 @@ def _dose(dose: Dose) -> str:
     return f"{dose.value:.3g} e/angstrom^2 a frame, {dose.source}"
 
 
-def _dice(dose: Dose, hurdles: dict[str, str], model: Model) -> str:
-    from .analysis.outlook import expected_dice, score_table
+def _dice(movie: xr.DataArray, dose: Dose, hurdles: dict[str, str], model: Model) -> str:
+    from .analysis.outlook import expected_at, score_table
 
     table, real = score_table(model.card), (model.card.get("scores") or {}).get("real") or {}
     if not table:
@@ -265,10 +265,11 @@ def _dice(dose: Dose, hurdles: dict[str, str], model: Model) -> str:
         text = ", ".join(f"{row[0]:.2f} at {d:g}" for d, row in table.items())
         text = f"mean of simulated frames {text} e/angstrom^2"
     else:
-        e = expected_dice(model.card, dose.value)
+        e = expected_at(model.card, dose.value, max(pixel_size_of(movie)) if has_calibration(movie) else None)
         band = "" if math.isnan(e.low) else f" (95 % interval of the mean {e.low:.2f} to {e.high:.2f})"
         worst = "" if math.isnan(e.worst) else f", the worst {e.worst:.2f}"
-        text = f"{e.mean:.2f}{band}, mean of simulated frames{worst}"
+        hard = "" if math.isnan(e.hard) else f"; {e.hard:.2f} on hard ones of this pixel size"
+        text = f"{e.mean:.2f}{band}, mean of simulated frames{worst}{hard}"
         if e.outside:
             text = (f"{'less than' if e.outside == 'below' else 'about as'} at {e.dose:g} e/angstrom^2, where the "
                     f"card's table ends: {text}")

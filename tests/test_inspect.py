@@ -18,7 +18,7 @@ from hrtem_dask.analysis.outlook import (
     computing_time,
     dose_of,
     evaluated,
-    expected_dice,
+    expected_at,
     resolution_of,
     score_table,
 )
@@ -125,16 +125,22 @@ def test_what_pixels_keep_and_lose() -> None:
         resolution_of(0.5, "nobody")
 
 
-def test_expected_dice_follows_the_card_and_stays_inside_it() -> None:
+def test_expected_at_follows_the_card_and_stays_inside_it() -> None:
     assert list(score_table(CARD)) == [20, 200]
-    middle = expected_dice(CARD, (20 * 200) ** 0.5)
+    middle = expected_at(CARD, (20 * 200) ** 0.5)
     assert (middle.mean, middle.low, middle.high) == pytest.approx((0.82, 0.76, 0.85))
-    at = expected_dice(CARD, 200)
+    at = expected_at(CARD, 200)
     assert (at.mean, at.low, at.high, at.worst, at.outside) == (0.94, 0.92, 0.95, 0.8, "")
-    assert (expected_dice(CARD, 5).mean, expected_dice(CARD, 5).outside) == (0.7, "below")
-    assert (expected_dice(CARD, 5e3).dose, expected_dice(CARD, 5e3).outside) == (200, "above")
-    assert expected_dice({}, 5) is None
-    assert expected_dice({"scores": None}, 5) is None
+    assert (expected_at(CARD, 5).mean, expected_at(CARD, 5).outside) == (0.7, "below")
+    assert (expected_at(CARD, 5e3).dose, expected_at(CARD, 5e3).outside) == (200, "above")
+    assert expected_at({}, 5) is None
+    assert np.isnan(at.hard)
+    hard = CARD | {"expected_dice": {"pixel_size": [0.1, 0.4], "dose": [20, 200], "mean": [[0.4, 0.8], [0.6, 1.0]]}}
+    assert expected_at(hard, 200, 0.2).hard == pytest.approx(0.9)
+    assert expected_at(hard, 200, 0.2).least == pytest.approx(0.9)
+    assert expected_at(hard, 200, 0.4).least == pytest.approx(0.94)
+    assert expected_at(hard, 5, 0.1).hard == pytest.approx(0.4)
+    assert expected_at({"scores": None}, 5) is None
 
 
 def test_time_grows_with_frames_and_pixels_and_not_with_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +203,11 @@ def test_a_calibrated_file_is_answered(frames: Path, mtf_file: Path) -> None:
     assert "can au-particles do this? yes" in said
     assert "Nyquist is d = 1 angstrom; Au: keeps 111 (2.356, MTF " in said
     assert re.search(r"dose (119|120|121) e/angstrom\^2 a frame", said)
-    expected = expected_dice(load_model("au-particles").card, 120).mean
+    expected = expected_at(load_model("au-particles").card, 120).mean
     assert f"expected Dice {expected:.2f}" in said
     assert "for 3 frames on" in said
     assert f"hrtem-dask run {frames} --out results --pixel-size 0.5" in result.stdout
-    assert "hrtem-dask train" not in said
+    assert "\n  or " not in result.stdout
 
 
 def test_too_low_a_dose_asks_for_a_network_of_ones_own(frames: Path) -> None:
@@ -215,7 +221,7 @@ def test_too_low_a_dose_asks_for_a_network_of_ones_own(frames: Path) -> None:
 
 
 @pytest.mark.parametrize(("pixel", "verdict", "more"), [
-    (0.07, "doubtful: pixels of 0.07 angstrom are outside of 0.1 to 0.8", "--pixel-size 0.07"),
+    (0.07, "doubtful: the movie has 0.07 angstrom a pixel; the network was trained for 0.1 to 0.8", ""),
     (1.3, "doubtful", "--pixel-size 1.3 --set imaging.resolve=0"),
     (31.0, "no: pixels of 31 angstrom show no lattice", "where the file is wrong"),
 ])
@@ -235,7 +241,7 @@ def test_the_training_command_that_is_advised_is_possible(frames: Path) -> None:
 
     for pixel in (0.85, 0.97, 0.98, 1.3, 1.9):
         said = call(frames, "--pixel-size", pixel, "--dose", 5, "--no-timing").stdout
-        command = next(line for line in said.splitlines() if "hrtem-dask train" in line).split()
+        command = next(line for line in said.splitlines() if line.startswith("  or ")).split()
         changes = {"imaging.resolve": 0} if "imaging.resolve=0" in command else None
         dose = command.index("--dose-range")
         own = own_recipe(command[command.index("train") + 1], name="mine", changes=changes,
@@ -312,7 +318,7 @@ def test_a_card_without_scores_is_no_error(tmp_path: Path, frames: Path, model_f
     ("vacuum/low_dose", "no: pixels of 29.88"),
     ("columns/graphene_flower_raw.tif", "cannot be said without the pixel size"),
     ("nanoparticles/image_00.png", "cannot be said without the pixel size"),
-    ("thon/amorphous_1006.tif", "doubtful: pixels of 1.478 angstrom are outside"),
+    ("thon/amorphous_1006.tif", "doubtful: the movie has 1.478 angstrom a pixel"),
 ])
 def test_real_files_are_judged_as_they_are(shared_data: Path, name: str, verdict: str) -> None:
     result = call(shared_data / name, "--no-timing")

@@ -17,11 +17,13 @@ from ..core.errors import InputError
 from ..detector.mtf import MTF
 from ..kernels.crystal import reflections
 from ..kernels.tiles import Axis, Layout
+from ..networks.cards import expected_dice
 from ..networks.models import Model
 from .segment import layout_of
 from .tiling import Network, assemble
 
-__all__ = ["Cost", "Dose", "Expected", "Resolution", "computing_time", "dose_of", "expected_dice", "resolution_of"]
+__all__ = ["Cost", "Dose", "Expected", "Resolution", "computing_time", "dose_of", "expected_at", "resolution_of",
+           "score_table"]
 
 #: reflections that are looked at: spacings [angstrom], and how many
 SPACINGS, MOST = (1.0, 4.0), 6
@@ -152,6 +154,7 @@ def resolution_of(pixel_size: float | Sequence[float], crystal: str = "Au", *, m
 class Expected:
     """Mean Dice on simulated frames at a dose, its 95 % interval (nan where the card has none), the worst frame.
 
+    ``hard`` is the mean on hard scenes of the movie's pixel size, nan where the card has none.
     ``outside`` is "" within the card's table, else "below" or "above" it: the values are then those
     at the end of the table, and ``dose`` is that end.
     """
@@ -161,7 +164,13 @@ class Expected:
     low: float
     high: float
     worst: float
+    hard: float = math.nan
     outside: str = ""
+
+    @property
+    def least(self) -> float:
+        """The lower of the means."""
+        return float(np.nanmin([self.mean, self.hard]))
 
 
 def score_table(card: Mapping[str, Any]) -> dict[float, tuple[float, float, float, float]]:
@@ -182,7 +191,7 @@ def score_table(card: Mapping[str, Any]) -> dict[float, tuple[float, float, floa
     return dict(sorted(found.items()))
 
 
-def expected_dice(card: Mapping[str, Any], dose: float) -> Expected | None:
+def expected_at(card: Mapping[str, Any], dose: float, pixel_size: float | None = None) -> Expected | None:
     """Dice that a network's card promises at a dose, between its doses along their logarithm.
 
     Parameters
@@ -191,6 +200,8 @@ def expected_dice(card: Mapping[str, Any], dose: float) -> Expected | None:
         Of a network, with ``scores.held_out_simulated``.
     dose : float
         [electrons/angstrom^2]
+    pixel_size : float, optional
+        [angstrom], for the hard scenes (`hrtem_dask.networks.cards.expected_dice`).
 
     Returns
     -------
@@ -201,8 +212,8 @@ def expected_dice(card: Mapping[str, Any], dose: float) -> Expected | None:
     --------
     >>> card = {"scores": {"held_out_simulated": {"10": {"mean": 0.6, "interval": [0.5, 0.7], "worst": 0.1},
     ...                                           "1000": {"mean": 0.9, "interval": [0.8, 1.0], "worst": 0.5}}}}
-    >>> found = expected_dice(card, 100)
-    >>> round(found.mean, 3), round(found.low, 3), found.outside, expected_dice(card, 2).outside
+    >>> found = expected_at(card, 100)
+    >>> round(found.mean, 3), round(found.low, 3), found.outside, expected_at(card, 2).outside
     (0.75, 0.65, '', 'below')
     """
     table = score_table(card)
@@ -211,7 +222,9 @@ def expected_dice(card: Mapping[str, Any], dose: float) -> Expected | None:
     doses, rows = np.array(list(table)), np.array(list(table.values()))
     at = float(np.clip(dose, doses[0], doses[-1]))
     values = [float(np.interp(np.log(at), np.log(doses), column)) for column in rows.T]
-    return Expected(at, *values, outside="below" if dose < doses[0] else "above" if dose > doses[-1] else "")
+    hard = None if pixel_size is None else expected_dice(card, pixel_size, at)
+    return Expected(at, *values, hard=math.nan if hard is None else hard,
+                    outside="below" if dose < doses[0] else "above" if dose > doses[-1] else "")
 
 
 @dataclass(frozen=True)
