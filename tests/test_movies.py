@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+from skimage.registration import phase_cross_correlation
 
 from hrtem_dask import open_movie, simulate
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.simulate.camera import Camera
 from hrtem_dask.simulate.crystals import Cluster
 from hrtem_dask.simulate.microscope import Optics
+from hrtem_dask.simulate.movies import cell_of, room_of
+from hrtem_dask.simulate.multislice import SliceMemory, exit_wave
 from hrtem_dask.simulate.recipe import Field, load_recipe
 from hrtem_dask.simulate.scenes import Rock, Wander
 from hrtem_dask.simulate.structures import Specimen, assemble
@@ -238,6 +242,113 @@ def test_wandering_particles_keep_their_shape():
         np.testing.assert_allclose(d, distances[0], atol=1e-6)
 
 
+@dataclass(frozen=True)
+class Swing:
+    """One particle that is tilted to these angles [degree] about an axis along no row of its lattice."""
+
+    angles: tuple[float, ...]
+
+    def scene(self, recipe, seed, n_frames, frame_time):
+        scene = Rock(frames_per_wave=1, wander=0.0).scene(recipe, seed, n_frames, frame_time)
+        turns = np.zeros((n_frames, 1, 3))
+        turns[:, 0, :2] = np.deg2rad(self.angles)[:, None] * [np.cos(SWING), np.sin(SWING)]
+        return replace(scene, turns=turns)
+
+
+SWING = np.deg2rad(65.0)  # from x
+
+
+def fringes(ds: xr.Dataset, frame: int) -> np.ndarray:
+    """Amplitude of the image of the particle at its reflections, over the median at the same spacing.
+
+    Which reflections a zone axis <110> of gold has, at which angles, follows from the true orientation.
+    """
+    pixel, a = ds.movie.attrs["pixel_size"], 4.078
+    image = ds.movie.values[frame] / ds.movie.values[frame].mean() - 1
+    y, x = (np.arange(n) * pixel - float(ds[f"particle_{k}"][frame, 0])
+            for k, n in zip("yx", image.shape, strict=True))
+    weight = np.exp(-(y[:, None] ** 2 + x**2) / (2 * 7.0**2))
+    image = (image - (image * weight).sum() / weight.sum()) * weight
+    crystal = Rotation.from_quat(ds.particle_orientation.values[frame, 0])
+    out = []
+    for hkl in ((1, 1, 1), (1, 1, -1), (1, -1, 1), (-1, 1, 1)):
+        g = crystal.apply(hkl) / a
+        if abs(g[2]) < 0.3 * np.linalg.norm(g):
+            angles = np.arctan2(g[1], g[0]) + np.linspace(0, np.pi, 60, endpoint=False)
+            k = np.hypot(*g[:2]) * np.stack([np.cos(angles), np.sin(angles)])
+            power = [abs(np.exp(-2j * np.pi * ky * y) @ image @ np.exp(-2j * np.pi * kx * x)) for kx, ky in k.T]
+            out.append(power[0] / np.median(power))
+    return np.array(out)
+
+
+def test_fringes_show_on_the_zone_axis_and_vanish_off_it():
+    """Both sets of {111} fringes of <110> are there when the truth says on axis, neither at 9 degrees."""
+    angles = (0.0, 1.0, 9.0, 12.0, 1.5, 10.0)
+    ds = simulate.movie(one_particle(), n_frames=6, seed=10, shape=(130, 130), pixel_size=0.4, dose=5000.0, drift=0.5,
+                        motion=Swing(angles))
+    np.testing.assert_allclose(ds.particle_tilt[:, 0], angles, atol=0.01)
+    assert ds.particle_on_axis.values[:, 0].tolist() == [t <= 2 for t in angles]
+    assert not ds.particle_touches_border.any()
+    for i in range(6):  # labels, table and drift agree
+        centre = np.argwhere(ds.labels.values[i] == 1).mean(0) * 0.4
+        assert np.hypot(*(centre - [ds.particle_y[i, 0], ds.particle_x[i, 0]])) < 1.0
+    for i, on in enumerate(ds.particle_on_axis.values[:, 0]):
+        found = fringes(ds, i)
+        assert len(found) == 2
+        assert found.min() > 30 if on else found.max() < 15, (i, found)  # 50 to 60, and at most 11
+
+
+def test_the_film_stays_while_particles_turn():
+    """All configurations share one cell, and a part of the film that no particle touches is the same to the bit."""
+    recipe = load_recipe(one_particle().to_dict() | {"film": {"thickness": [30, 30], "absent_fraction": 0}})
+    scene = Rock(tilt=8.0, frames_per_wave=1).scene(recipe, 3, 3, 1.0)
+    films = [s.positions[s.particle == 0] for s in map(scene.specimen, range(3))]
+    for k in range(3):
+        assert scene.specimen(k).box == pytest.approx((60.0, 60.0, np.diff(scene.heights)[0] + 4))
+    # the film gives way to another shape each time: what is left is where it was
+    assert len({len(f) for f in films}) == 3
+    for film in films[1:]:
+        assert np.mean(cKDTree(films[0]).query(film)[0] == 0) > 0.97
+    for k in range(3):
+        z = scene.specimen(k).positions[:, 2]
+        assert z.min() >= 2 - 1e-9
+        assert z.max() <= scene.specimen(k).box[2] - 2 + 1e-9
+
+
+def test_slices_that_are_remembered_are_those_that_would_be_made():
+    recipe = load_recipe(one_particle().to_dict() | {"film": {"thickness": [70, 70], "absent_fraction": 0}})
+    scene = Rock(tilt=8.0, frames_per_wave=1).scene(recipe, 3, 3, 1.0)
+    memory = SliceMemory(2**28)
+    first = exit_wave(scene.specimen(0), scene.field, memory=memory)
+    before = dict(memory.kept)
+    assert len(before) > 10
+    second = exit_wave(scene.specimen(1), scene.field, memory=memory)
+    again = before.keys() & memory.kept.keys()
+    assert 5 < len(again) < len(before)  # of the film, and not of the particle
+    assert all(memory.kept[k] is before[k] for k in again)
+    for k, wave in enumerate((first, second)):
+        np.testing.assert_array_equal(wave, exit_wave(scene.specimen(k), scene.field))
+    small = SliceMemory(5 * next(iter(before.values())).nbytes)
+    np.testing.assert_array_equal(exit_wave(scene.specimen(0), scene.field, memory=small), first)
+    assert len(small.kept) == 5
+    coarse = replace(scene.field, energy=80.0)  # the same atoms, other electrons
+    np.testing.assert_array_equal(exit_wave(scene.specimen(0), coarse, memory=memory),
+                                  exit_wave(scene.specimen(0), coarse))
+    memory.forget()
+    assert not memory.kept
+
+
+def test_the_cell_reaches_as_far_as_the_drift_and_no_further():
+    recipe, shape, pixel = one_particle(), (50, 60), 0.5
+    shifts = np.array([[0.0, 0.0], [3.0, -20.0], [-1.0, 2.0]])
+    side, origin = cell_of(recipe, shape, pixel, shifts)
+    room = room_of(recipe)
+    first = np.array(origin) - shifts  # of each frame's window
+    assert (first >= room - 1e-9).all()
+    assert (first + np.array(shape) * pixel <= side * pixel - room + 1e-9).all()
+    assert side * pixel < 1.05 * (30 + 22 + 2 * room)
+
+
 # scenes of others: what a movie of hopping atoms needs
 
 
@@ -294,16 +405,16 @@ def test_any_scene_becomes_a_movie():
         assert ds.labels.values[i, round(y / 0.3), round(x / 0.3)] == 1
 
 
-def test_labels_and_frames_drift_together():
-    """The label's centre follows the drift to a part of a pixel, and so does the image."""
+def test_drift_is_what_phase_correlation_finds():
+    """Phase correlation finds the true drift to an eighth of a pixel."""
     recipe = replace(one_particle(), field=Field(box=60, wave_sampling=0.3))
-    ds = simulate.movie(recipe, n_frames=6, seed=3, shape=(100, 120), pixel_size=0.4, dose=2e4, drift=2.0, turn=0.0,
+    ds = simulate.movie(recipe, n_frames=6, seed=3, shape=(100, 120), pixel_size=0.4, dose=1e5, drift=0.8, turn=0.0,
                         wander=0.0)
     assert int(ds.configuration.max()) == 0
     window = np.hanning(100)[:, None] * np.hanning(120)
-    first = np.fft.fft2((ds.movie.values[0] - ds.movie.values[0].mean()) * window)
-    for i in range(1, 6):
-        cross = np.fft.ifft2(np.fft.fft2((ds.movie.values[i] - ds.movie.values[i].mean()) * window) * first.conj()).real
-        peak = np.unravel_index(cross.argmax(), cross.shape)
-        moved = [(p + n / 2) % n - n / 2 for p, n in zip(peak, cross.shape, strict=True)]
-        assert np.hypot(moved[0] * 0.4 - ds.drift_y[i], moved[1] * 0.4 - ds.drift_x[i]) < 0.6
+    frames = (ds.movie.values - ds.movie.values.mean((1, 2), keepdims=True)) * window
+    true = np.stack([ds.drift_y.values, ds.drift_x.values], 1)
+    step = np.array([-phase_cross_correlation(frames[i - 1], frames[i], upsample_factor=50, normalization=None)[0]
+                     for i in range(1, 6)]) * 0.4
+    np.testing.assert_allclose(step, np.diff(true, axis=0), atol=0.05)
+    assert np.abs(np.diff(true, axis=0)).max() > 0.8

@@ -388,3 +388,18 @@ def test_thinner_slices_change_little(zone, limits):
     for thickness, limit in limits.items():
         assert np.corrcoef(images[thickness].ravel(), images[0.5].ravel())[0, 1] > 1 - limit**2
         assert (images[thickness] - images[0.5]).std() < limit * images[0.5].std()
+
+
+def test_waves_are_those_of_abtem():
+    """Our loop over abTEM's potentials against abTEM's own multislice, on a grid that is not square."""
+    import abtem
+
+    gold = gold_crystal(20.0, (1, 1, 0), (0, 0, 1))
+    specimen = on_grid(gold, (24.0, 30.0))
+    field = Field(box=30, slice_thickness=2.0, energy=200.0)
+    wave = exit_wave(specimen, field, points=(150, 120), stored=(150, 120))
+    with abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False}):
+        potential = abtem.Potential(specimen.atoms(), gpts=(120, 150), slice_thickness=2.0)
+        theirs = abtem.PlaneWave(energy=2e5).multislice(potential, lazy=False).array.T
+    assert np.ptp(np.abs(theirs)) > 1
+    np.testing.assert_allclose(wave, theirs, atol=1e-4)

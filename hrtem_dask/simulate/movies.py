@@ -242,7 +242,7 @@ def cell_of(recipe: Recipe, shape: tuple[int, int], pixel: float,
     room, ends = room_of(recipe), shifts.max(0)
     sides = np.array(shape) * pixel + ends - shifts.min(0) + 2 * room
     check_cell(float(sides.max()))
-    return next_fast_len(int(np.ceil(sides.max() / pixel)), real=True), (float(room + ends[0]), float(room + ends[1]))
+    return next_fast_len(int(np.ceil(sides.max() / pixel))), (float(room + ends[0]), float(room + ends[1]))
 
 
 def walk(seed: list[int], n: int, axes: int, step: float) -> np.ndarray:

@@ -145,15 +145,18 @@ def _transmissions(potential: Any, energy: float, memory: SliceMemory | None) ->
     sigma, sliced = np.float32(energy2sigma(energy)), potential.get_sliced_atoms()
     before, known, fresh = memory.kept if memory else {}, {}, {}
     about = repr((potential.gpts, potential.sampling, energy)).encode()
-    for i in range(len(potential)):
-        if memory:
-            atoms = sliced.get_atoms_in_slices(i)  # what it projects: the height within a slice does not matter
+    for i, thickness in enumerate(potential.slice_thickness):
+        atoms = sliced.get_atoms_in_slices(i)
+        # abTEM sorts by slices in an order that changes with the atoms of other slices; sums of float32 would too
+        atoms = atoms[np.lexsort((*atoms.positions.T[:2], atoms.numbers))]
+        if memory:  # the projection does not depend on heights within a slice
             key = hashlib.sha256(about + atoms.numbers.tobytes() + atoms.positions[:, :2].tobytes()).digest()
             if key in before:
                 known[key] = before[key]
                 yield before[key]
                 continue
-        phase = next(potential.generate_slices(i, i + 1)).array[0] * sigma
+        phase = potential.integrator.integrate_on_grid(atoms, 0.0, thickness, gpts=potential.gpts,
+                                                       sampling=potential.sampling) * sigma
         out = np.empty(phase.shape, np.complex64)
         np.cos(phase, out=out.real)
         np.sin(phase, out=out.imag)
