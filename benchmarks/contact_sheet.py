@@ -8,36 +8,21 @@ label_NN.png, as many real micrographs at the same pixel size and in the same gr
 picture is shown from -3 to +3 standard deviations of its own film about the film's mean.
 
 Beside the sheet it writes a figure of radial spectra (``..._spectra.png``) and a table that compares
-random frames of the recipe with the real ones in numbers that do not depend on gain and
-offset of the camera. Nothing is fitted: it tells where the recipe and the real ones differ.
+random frames of the recipe with the real ones, cut to the same size, in numbers that do not depend on
+gain and offset of the camera (`benchmarks.picture_figures`). Nothing is fitted: it tells where the
+recipe and the real ones differ. ``--plain FILE ...`` shows real micrographs that have no masks.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, stats
 
-#: edges of the bands in which the film's roughness is measured [1/angstrom]
-BANDS = (0.01, 0.04, 0.08, 0.16, 0.3, 0.5, 0.8)
-#: pixels this near a particle belong to neither side [angstrom]
-MARGIN = 6.0
-#: film that a frame must show for its statistics, and particles [part of the frame]
-LEAST_FILM, LEAST_PARTICLE = 0.2, 0.02
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image (y, x) with its mask of particles and its pixel size [angstrom]."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    pixel_size: float
-    title: str = ""
+from .picture_figures import Picture, compare, corners, region_of, spectrum
 
 
 def main() -> None:
@@ -46,6 +31,8 @@ def main() -> None:
     parser.add_argument("recipe", help="name of a recipe or YAML file")
     parser.add_argument("--out", type=Path, required=True, help="PNG to draw")
     parser.add_argument("--real", type=Path, help="folder of image_NN.png and label_NN.png")
+    parser.add_argument("--plain", type=Path, nargs="+", default=[], help="micrographs without masks, to be looked at")
+    parser.add_argument("--set", type=Path, help="set that holds the fields; by default they are simulated")
     parser.add_argument("--pixel-size", type=float, help="angstrom, of the simulated and of the real ones; by default "
                         "the middle of the recipe's range")
     parser.add_argument("--doses", type=float, nargs="+", help="e/angstrom^2; by default over the recipe's range")
@@ -55,7 +42,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of a picture [pixel]")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    recipe, samples = simulated(options.recipe, options.fields, options.seed)
+    recipe, samples = simulated(options.recipe, options.fields, options.seed, options.set)
     pixel = options.pixel_size or middle(recipe.imaging.pixel_size)
     doses, spread = recipe.imaging.dose, recipe.imaging.defocus
     over = [-spread.high / 3] if recipe.imaging.overfocus_fraction else []
@@ -65,14 +52,11 @@ def main() -> None:
     drawn = list(random_frames(samples, recipe, pixel, options.size, options.frames, options.seed))
     rows.append(drawn[:len(defoci)])
     real = real_pictures(options.real, pixel) if options.real else []
+    real += [plain_picture(path, pixel) for path in options.plain]
     rows += [real[i:i + len(defoci)] for i in range(0, min(len(real), 2 * len(defoci)), len(defoci))]
     draw_sheet(rows, options.out, options.size, f"{recipe.name} at {pixel:.3g} angstrom per pixel")
     print(f"wrote {options.out}")
-    drawn, real = ([p for p in group if numbers(p)] for group in (drawn, real))
-    if not drawn:
-        print("no simulated frame shows both film and particles: no statistics")
-        return
-    print(compare(drawn, real))
+    print(compare(drawn, [part for p in real for part in corners(p, options.size)]))
     spectra = options.out.with_name(options.out.stem + "_spectra.png")
     draw_spectra(drawn, real, spectra)
     print(f"wrote {spectra}")
@@ -83,12 +67,15 @@ def middle(span: object) -> float:
     return float(np.sqrt(span.low * span.high) if span.scale == "log" else (span.low + span.high) / 2)
 
 
-def simulated(name: str, fields: int, seed: int) -> tuple:
-    """Load the recipe and simulate some of its fields."""
+def simulated(name: str, fields: int, seed: int, store: Path | None = None) -> tuple:
+    """Load the recipe and simulate some of its fields, or read them."""
     from hrtem_dask.simulate.recipe import load_recipe
-    from hrtem_dask.simulate.sets import simulate_structure
+    from hrtem_dask.simulate.sets import open_dataset, simulate_structure
 
     recipe = load_recipe(name)
+    if store:
+        data = open_dataset(store)
+        return recipe, [data[i] for i in range(min(fields, len(data)))]
     return recipe, [simulate_structure(recipe, seed, i) for i in range(fields)]
 
 
@@ -140,78 +127,13 @@ def real_pictures(folder: Path, pixel: float) -> list[Picture]:
     return out
 
 
-# numbers
+def plain_picture(path: Path, pixel: float) -> Picture:
+    """Read a micrograph that has no mask."""
+    from imageio.v3 import imread
 
-
-def film_of(p: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels that are surely film, and those that are surely particle."""
-    reach = MARGIN / p.pixel_size
-    return (ndimage.distance_transform_edt(~p.mask) > reach, ndimage.distance_transform_edt(p.mask) > reach / 2)
-
-
-def spectrum(p: Picture, bins: np.ndarray) -> np.ndarray:
-    """Radial power of the film, particles replaced by its mean; relative variance per (1/angstrom)^2."""
-    film, _ = film_of(p)
-    image = p.image - ndimage.gaussian_filter(p.image.astype(float), 60 / p.pixel_size)
-    soft = ndimage.gaussian_filter(film.astype(float), 1.0)
-    values = (image - image[film].mean()) * soft * np.hanning(len(image))[:, None] * np.hanning(image.shape[1])[None]
-    weight = soft * np.hanning(len(image))[:, None] * np.hanning(image.shape[1])[None]
-    power = np.abs(np.fft.fft2(values)) ** 2 / (weight**2).sum() * p.pixel_size**2
-    k = np.hypot(np.fft.fftfreq(len(image), p.pixel_size)[:, None], np.fft.fftfreq(image.shape[1], p.pixel_size)[None])
-    i = np.digitize(k.ravel(), bins)
-    return np.array([power.ravel()[i == j].mean() if (i == j).any() else np.nan for j in range(1, len(bins))])
-
-
-def numbers(p: Picture) -> dict[str, float] | None:
-    """Figures of one picture that do not depend on gain and offset; None where it shows too little."""
-    film, inside = film_of(p)
-    if film.mean() < LEAST_FILM or inside.mean() < LEAST_PARTICLE:
-        return None
-    image = p.image.astype(float)
-    smooth = ndimage.gaussian_filter(image, 2.5 / p.pixel_size)
-    rough = ndimage.gaussian_filter(image, 10 / p.pixel_size)
-    scale = image[film].std()
-    bins = np.array([k for k in BANDS if k < 0.5 / p.pixel_size])  # fixed ones: pixel sizes differ by some percent
-    power = spectrum(p, bins) * np.pi * np.diff(bins**2)
-    share = power / power.sum()
-    out = {
-        "contrast: (film - particle) / std of film": (image[film].mean() - image[inside].mean()) / scale,
-        "the same, both smoothed by 2.5 Å": (smooth[film].mean() - smooth[inside].mean()) / smooth[film].std(),
-        "std in particle / std in film": image[inside].std() / scale,
-        "std of film smoothed by 2.5 Å / std": smooth[film].std() / scale,
-        "std of film smoothed by 10 Å / std": rough[film].std() / scale,
-        "skewness of film": float(stats.skew(image[film])),
-        "excess kurtosis of film": float(stats.kurtosis(image[film])),
-        "neighbouring pixels' correlation": float(np.mean([correlation(image, film, a) for a in (0, 1)])),
-    }
-    return out | {f"power of film, {a:.2f} to {b:.2f} 1/Å [%]": 100 * s
-                  for a, b, s in zip(bins[:-1], bins[1:], share, strict=True)}
-
-
-def correlation(image: np.ndarray, film: np.ndarray, axis: int) -> float:
-    """Correlation of neighbouring film pixels, after what changes over 10 pixels is taken off."""
-    high = image - ndimage.gaussian_filter(image, 10)
-    both = film & np.roll(film, 1, axis)
-    return float(np.corrcoef(high[both], np.roll(high, 1, axis)[both])[0, 1])
-
-
-def compare(drawn: list[Picture], real: list[Picture]) -> str:
-    """Say for each figure its median and 5 to 95 % in both sets, and how many real ones lie inside, as a table."""
-    ours, theirs = [numbers(p) for p in drawn], [numbers(p) for p in real]
-    lines = [f"{len(ours)} simulated frames" + (f", {len(theirs)} real ones" if theirs else ""), "",
-             "| figure | simulated: median (5 to 95 %) | real: median (5 to 95 %) | real inside |",
-             "| --- | --- | --- | --- |"]
-    for name in [n for n in ours[0] if all(n in other for other in (*ours, *theirs))]:
-        a, b = (np.array([n[name] for n in group]) for group in (ours, theirs))
-        low, high = np.percentile(a, [5, 95])
-        inside = f"{int(((b >= low) & (b <= high)).sum())} of {len(b)}" if len(b) else ""
-        lines.append(f"| {name} | {shown(a)} | {shown(b) if len(b) else ''} | {inside} |")
-    return "\n".join(lines)
-
-
-def shown(values: np.ndarray) -> str:
-    low, mid, high = np.percentile(values, [5, 50, 95])
-    return f"{mid:.3g} ({low:.3g} to {high:.3g})"
+    image = np.asarray(imread(path), np.float32)
+    image = image if image.ndim == 2 else image[..., 0]
+    return Picture(image, np.zeros(image.shape, bool), pixel, path.stem)
 
 
 # pictures
@@ -230,8 +152,7 @@ def draw_sheet(rows: list[list[Picture]], path: Path, size: int, title: str) -> 
         for ax in across:
             ax.axis("off")
         for p, ax in zip(row, across, strict=False):
-            film, _ = film_of(p)
-            pixels = p.image[film] if film.mean() > 0.05 else p.image
+            pixels = p.image[region_of(p)]
             z = (p.image - pixels.mean()) / max(pixels.std(), 1e-6)
             first = [(n - min(n, size)) // 2 for n in z.shape]
             ax.imshow(z[first[0]:first[0] + size, first[1]:first[1] + size], cmap="gray", vmin=-3, vmax=3,
@@ -254,7 +175,8 @@ def draw_spectra(drawn: list[Picture], real: list[Picture], path: Path) -> None:
     for pictures, colour, name in ((drawn, "C0", "simulated"), (real, "C3", "real")):
         if not pictures:
             continue
-        bins = np.linspace(0.01, 0.5 / pictures[0].pixel_size, 60)
+        side = min(min(p.image.shape) for p in pictures)
+        bins = np.linspace(0.01, 0.5 / pictures[0].pixel_size, min(60, side // 4))
         curves = np.array([spectrum(p, bins) for p in pictures])
         curves /= np.nansum(curves * np.pi * np.diff(bins**2), axis=1, keepdims=True)
         low, mid, high = np.nanpercentile(curves, [5, 50, 95], axis=0)
@@ -262,7 +184,7 @@ def draw_spectra(drawn: list[Picture], real: list[Picture], path: Path) -> None:
         left.semilogy(k, mid, colour, label=name)
         left.fill_between(k, low, high, color=colour, alpha=0.2)
         z = [np.histogram((p.image[f] - p.image[f].mean()) / p.image[f].std(), np.linspace(-5, 5, 81), density=True)[0]
-             for p in pictures for f in [film_of(p)[0]]]
+             for p in pictures for f in [region_of(p)]]
         right.semilogy(np.linspace(-5, 5, 80), np.mean(z, 0), colour, label=name)
     left.set(xlabel="spatial frequency [1/Å]", ylabel="power of the film, integral 1", title="5 to 95 % shaded")
     right.set(xlabel="(value - mean) / std in film", ylabel="density", ylim=(1e-5, 1))
