@@ -175,3 +175,41 @@ def test_the_notes_of_a_picture_are_whole() -> None:
     assert " ".join(figure._supxlabel.get_text().split()) == "– " + long.strip()
     assert max(map(len, figure._supxlabel.get_text().splitlines())) <= 120
     assert figure.get_figheight() > MTF(0.5, 2.5).plot().get_figheight()
+
+
+def test_a_film_that_moves_too_far_to_be_followed_shows_in_the_spectrum() -> None:
+    frames = recorded(np.stack([film(0.05, 900, seed=i) for i in range(4)]), 8, dose=60)
+    with pytest.raises(InputError, match="not vacuum"):
+        quiet_fit(frames, dark=dark(), box=(0, 256, 0, 256))
+
+
+@pytest.mark.slow
+def test_few_frames_of_vacuum_are_refused_and_few_films_are_missed() -> None:
+    """The table behind the limits: 42 vacuums and 42 films, one, four and eight frames."""
+    refused, covered, missed, films = 0, [], [], 0
+    for i in range(42):
+        rng, n = np.random.default_rng([i, 8]), (1, 4, 8)[i % 3]
+        truth = (2 * rng.uniform(0.15, 0.6), rng.uniform(2, 3), rng.uniform(0, 0.1))
+        dose, gain, read = float(np.exp(rng.uniform(np.log(2), np.log(200)))), rng.uniform(0.5, 20), rng.uniform(0.2, 2)
+        pattern = 1 + (0.003 if n == 1 else 0.02) * rng.normal(size=(256, 256))
+        scene = np.broadcast_to(1 + rng.uniform(-0.1, 0.1) * np.linspace(-1, 1, 256), (n, 256, 256))
+        frames = recorded(scene, i, dose=dose, gain=gain, read=read, truth=truth) * pattern
+        known = {"dark": dark(gain=gain, read=read)}
+        try:
+            mtf = quiet_fit(frames, **known)
+            covered.append(np.mean(error(mtf, truth) <= 1.96 * mtf.error(K) + 2e-3))
+        except InputError:
+            refused += 1
+        at = np.cumsum(rng.normal(0, rng.choice([0.3, 1, 3]), (n, 2)), axis=0)
+        scene = shifted(film(rng.uniform(0.03, 0.1), rng.uniform(-500, 3000), cs=rng.choice([1e5, 1.2e7]), seed=i), at)
+        try:
+            mtf = quiet_fit(recorded(scene, i, dose=dose, gain=gain, read=read, truth=truth), **known)
+            films += error(mtf, truth).max() > 0.015
+            if error(mtf, truth).max() > 0.03 and (error(mtf, truth) / (1.96 * mtf.error(K) + 1e-3)).max() > 1.5:
+                missed.append((i, n, float(error(mtf, truth).max())))
+        except InputError:
+            films += 1
+    assert refused <= 1
+    assert np.mean(covered) > 0.9
+    assert len(missed) <= 4, missed
+    assert films > 20

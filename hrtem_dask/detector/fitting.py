@@ -134,9 +134,7 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     fit, high = _fit(exposures, read, low)
     rings = [e.rings.up_to(low, high) for e in exposures]
     judge(fit, rings, notes, white=white, found=remark)
-    hidden = 0.0
-    if exposures[0].noise.frames == 1 and not white:
-        hidden = hidden_film(fit, rings[0], read)
+    hidden = 0.0 if white else hidden_film(fit, rings[0], read, exposures[0].noise.frames)
     if two:
         judge_doses(fit, rings, [e.noise.mean for e in exposures], offset, read)
         hidden = 0.0  # what is left of a film would have shown

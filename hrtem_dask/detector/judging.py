@@ -31,10 +31,12 @@ DRIFTS, DRIFTS_LEAST = 5.0, 0.02
 BANDS = ((0.12, 0.25), (0.25, 0.5), (0.5, 0.8))
 #: score of a film in one frame [deviations] of so many forms; chance brings 3.7 in 100 frames
 FILM = 4.2
+#: that and the part of the noise in several frames, of which a detector of another form has 4.3 and 0.09
+FILM_IN_FRAMES, FILM_PART = 5.0, 0.12
 #: chi^2 by degrees of freedom in one frame: what the window leaves of 1, and its deviation for one ring
 MISFIT, MISFIT_SPREAD, MISFIT_LIMIT = 0.5, 2.0, 4.6
-#: how steep the curve of one frame may be, how early it may have fallen to one half
-STEEP, EARLY = 3.5, 0.2
+#: how steep and how slow the curve of one frame may be, how early it may have fallen to one half
+STEEP, SLOW, EARLY = 3.5, 1.0, 0.2
 #: departure from a growth with the dose that no detector has, and the bands in which it is looked for [Nyquist]
 DOSES, DOSE_BANDS = 0.1, ((0.03, 0.12), (0.12, 0.25), (0.25, 0.45), (0.45, 0.7))
 GIVE = ("Give several raw frames of the same place, vacuum at two doses (second=) with dark frames, or the place "
@@ -128,9 +130,14 @@ def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: boo
                          f"the frames were filtered.{elsewhere} {GIVE}")
 
 
-def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None) -> np.ndarray:
-    """Refuse one frame that shows a film; return the covariance that one which does not show adds."""
+def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, frames: int) -> np.ndarray | float:
+    """Refuse frames that show a film; return the covariance that one which does not show adds to a single frame."""
     film = search_film(rings, fit, dark)
+    if frames > 1:
+        if film.score > FILM_IN_FRAMES and film.part > FILM_PART:
+            raise InputError("this is not vacuum: the spectrum rises and falls as behind a film that moves, by "
+                             f"{film.part:.0%} of the noise. Expected noise that falls off smoothly. {GIVE}")
+        return 0.0
     allowed = MISFIT * (1 + MISFIT_LIMIT * MISFIT_SPREAD / np.sqrt(2 * rings.k.size))
     misfit = float(np.mean(rings.modes * (rings.power / fit.models[0] - 1) ** 2))
     scale, power = fit.curve[:2]
@@ -140,7 +147,7 @@ def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None) -> np.ndarr
         said = f"it rises and falls as behind a film, by {film.part:.0%} of the noise"
     elif misfit > allowed:
         said = f"it departs from the curve of a detector, with {misfit / MISFIT:.1f} times the scatter of noise"
-    elif power > STEEP + 2 * errors[1] or scale < EARLY - 2 * errors[0]:
+    elif power > STEEP + 2 * errors[1] or power < SLOW - 2 * errors[1] or scale < EARLY - 2 * errors[0]:
         said = f"it falls to half way at {scale:.2f} Nyquist with the power {power:.1f}, as that of no detector does"
     if said is not None:
         raise InputError(f"this is not vacuum: the spectrum of the one frame has structure, {said}. Expected noise "
