@@ -90,6 +90,9 @@ def train(context: click.Context, store: str | None, out: Path, workers: int | N
 
     A run that was stopped is continued. NAME.metrics.csv and NAME.metrics.png show loss and Dice on
     structures of their own.
+
+    With any option of the own microscope, STORE is the recipe that is adapted to it (NAME.yaml): sets
+    are simulated, and the Dice at each dose says which dose is enough.
     """
     show = progress("iterations", "are done already", every=30)
     context.params["workers"] = workers = workers or available_cores()

@@ -326,3 +326,14 @@ def test_real_files_are_judged_as_they_are(shared_data: Path, name: str, verdict
     assert verdict in text(result)
     assert "\n  next " in result.stdout
 
+
+
+def test_a_u_net_is_timed_like_any_network(tmp_path: Path, frames: Path) -> None:
+    from hrtem_dask.networks import save_model
+    from hrtem_dask.networks.unet import UNet
+
+    card = {"classes": ["background", "particle"], "pixel_size": [0.3, 0.6], "dose_range": [10, 1000]}
+    path = save_model(UNet(1, 2, width=4, levels=2), card, tmp_path / "unet")
+    said = text(call(frames, "--model", path, "--pixel-size", 0.5))
+    assert "for 3 frames on" in said
+    assert "the network was trained for 0.3 to 0.6" in text(call(frames, "--model", path, "--pixel-size", 1.2))

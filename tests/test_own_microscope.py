@@ -30,7 +30,7 @@ from hrtem_dask.networks.own import (
 from hrtem_dask.simulate.camera import draw_camera
 from hrtem_dask.simulate.microscope import draw_optics
 from hrtem_dask.simulate.own import own_recipe
-from hrtem_dask.simulate.recipe import Span, load_recipe
+from hrtem_dask.simulate.recipe import Span, load_recipe, shipped_recipes
 from hrtem_dask.simulate.sets import open_dataset
 
 
@@ -72,6 +72,14 @@ def test_the_simulated_camera_and_lens_are_the_users(mtf_file: Path, rng: np.ran
         assert -500 <= optics.defocus <= -100
 
 
+def test_a_defocus_range_may_cross_focus(rng: np.random.Generator) -> None:
+    imaging = own_recipe("au-particles", name="mine", defocus_range=(-300, 600)).recipe.imaging
+    drawn = [draw_optics(imaging, rng).defocus for _ in range(300)]
+    assert -300 <= min(drawn) < -200
+    assert 500 < max(drawn) <= 600
+    assert np.mean(np.array(drawn) < 0) == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_the_yaml_says_every_change_and_reads_back(mtf_file: Path, tmp_path: Path) -> None:
     own = own_recipe("au-particles", name="it's mine", mtf=mtf_file, voltage=200, dose_range=(20, 500))
     path = own.write(tmp_path / "new" / "mine.yaml")
@@ -89,7 +97,7 @@ def test_the_yaml_says_every_change_and_reads_back(mtf_file: Path, tmp_path: Pat
     assert load_recipe(path) == own.recipe
 
 
-@pytest.mark.parametrize("base", ["au-particles", "au-columns", "mos2-columns"])
+@pytest.mark.parametrize("base", shipped_recipes())
 def test_shipped_recipes_survive_the_yaml(base: str, tmp_path: Path) -> None:
     own = own_recipe(base, name="mine", voltage=120)
     assert load_recipe(own.write(tmp_path / "mine.yaml")) == own.recipe

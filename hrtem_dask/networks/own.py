@@ -275,21 +275,21 @@ def enough_said(curve: Curve, target: float) -> str:
 
 
 def curve_lines(curve: Curve) -> list[str]:
-    """Show a dose curve, one line a dose.
+    """Show a dose curve, one line a dose: mean Dice, its interval, the worst image, F1 of objects.
 
     Examples
     --------
     >>> print(curve_lines({"50": {"mean": 0.9, "interval": [0.86, 0.93], "worst": 0.5, "f1": 0.8, "images": 24}})[1])
-                  50  0.900  0.860 to 0.930   0.500    0.800      24
+              50  0.900  0.860 to 0.930  0.500  0.800      24
     """
-    rows = ["e/angstrom^2   Dice  95 % interval    worst  objects  images"]
+    rows = ["e/angstrom^2   Dice  95 % interval   worst     F1  images"]
     for dose, s in curve.items():
         if not s.get("interval"):
-            rows.append(f"{float(dose):>16g}  no test field holds a particle")
+            rows.append(f"{float(dose):>12g}  no test field holds a particle")
             continue
         f1 = f"{s['f1']:.3f}" if s.get("f1") is not None else "-"
-        rows.append(f"{float(dose):>16g}  {s['mean']:.3f}  {s['interval'][0]:.3f} to {s['interval'][1]:.3f}   "
-                    f"{s['worst']:.3f}  {f1:>7}  {s['images']:>6}")
+        rows.append(f"{float(dose):>12g}  {s['mean']:.3f}  {s['interval'][0]:.3f} to {s['interval'][1]:.3f}  "
+                    f"{s['worst']:.3f}  {f1:>5}  {s['images']:>6}")
     return rows
 
 
