@@ -17,7 +17,8 @@ from hrtem_dask.cli_train import simulate as simulate_command
 from hrtem_dask.cli_train import train as train_command
 from hrtem_dask.core.errors import InputError, MissingInputError
 from hrtem_dask.networks.msdnet import MSDNet
-from hrtem_dask.networks.scoring import dice, effective_radius, normalised, probability, scores_by_dose
+from hrtem_dask.networks.reach import effective_radius, gradient_radii
+from hrtem_dask.networks.scoring import dice, normalised, probability, scores_by_dose
 from hrtem_dask.networks.sources import Simulated
 from hrtem_dask.networks.steps import Run, Settings, loss_of
 from hrtem_dask.networks.training import split
@@ -164,6 +165,22 @@ def test_effective_radius_is_what_the_network_uses(rng):
         for w in net.weights:
             w.normal_(0, 0.5)
     assert 8 < effective_radius(net, images) <= net.to_weights().receptive_radius
+
+
+def test_the_gradient_reaches_as_far_as_the_network_and_no_farther(rng):
+    images = [rng.normal(size=(90, 100)).astype(np.float32) for _ in range(3)]
+    net = MSDNet(1, 2, 2, dilations=(1, 7))
+    with torch.no_grad():
+        for p in (*net.weights, *net.biases):
+            p.fill_(0.0)
+        net.weights[0][0, 0, 1, 1] = net.weights[1][0, 0, 0, 0] = 1.0  # a tap 7 pixels away in both directions
+        net.biases[0][:] = net.biases[1][:] = 100.0
+        net.final_weight[1, 2] = 1.0
+    assert gradient_radii(net, images) == {"50": 7, "90": 7, "99": 7}
+    with torch.no_grad():
+        net.final_weight[1, 0] = 3.0  # the pixel itself has three quarters of the gradient now
+    assert gradient_radii(net, images) == {"50": 0, "90": 7, "99": 7}
+    assert gradient_radii(MSDNet(1, 2, 3), images) == {"50": 0, "90": 0, "99": 0}
 
 
 def test_small_helpers():

@@ -19,7 +19,8 @@ from ..kernels.masks import dice
 from ..kernels.resample import resample
 from .evaluation import resolve_device
 from .models import Model, load_model
-from .scoring import effective_radius, normalised, probability
+from .reach import effective_radius
+from .scoring import normalised, probability
 from .settings import Settings
 from .sources import Example
 from .steps import Run

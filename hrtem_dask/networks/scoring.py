@@ -29,13 +29,12 @@ from .evaluation import evaluate
 from .msdnet import MSDNet
 from .summaries import summarise, summary
 
-__all__ = ["DOSES", "Condition", "Scene", "Score", "compare", "draw_scenes", "effective_radius", "normalised",
+__all__ = ["DOSES", "Condition", "Scene", "Score", "compare", "draw_scenes", "normalised",
            "predictor", "probability", "score_scenes", "scores_by_dose", "summary"]
 
 DOSES = (10, 20, 50, 100, 200, 500, 2000)
 SEEDS = 3  # of microscopes, cameras and noise
 SCORED = 100  # fields, at most
-TOLERANCE = 1e-3  # of a probability
 EMPTY_BELOW = 1e-3  # covered fraction under which a frame counts as empty: Dice says nothing there
 THRESHOLD = 0.5
 
@@ -227,54 +226,3 @@ def scores_by_dose(net: torch.nn.Module, held_out: Dataset, *, seed: int, doses:
     scores = score_scenes({"": predictor(net, pixel_size)}, held_out, conditions,
                           seeds=range(seed, seed + seeds))[""]
     return {f"{c.dose:g}": summarise([s for s in scores if s.condition == c]) for c in conditions}
-
-
-def effective_radius(net: torch.nn.Module, images: Sequence[np.ndarray], *, core: int = 32, step: int = 8) -> int:
-    """Measure the halo [network pixel] that keeps the probabilities to 1e-3.
-
-    Parameters
-    ----------
-    net : MSDNet
-    images : sequence of ndarray, shape (y, x)
-        At least two normalised images of the same size.
-    core : int
-        Side of the square in the middle that is watched.
-    step : int
-        Radii are multiples of this.
-
-    Returns
-    -------
-    int
-        Smallest radius at and beyond which no probability of the core changes by more than 1e-3
-        when everything farther away is replaced by another image; the receptive radius where
-        the images are too small to tell.
-    """
-    n = min(images[0].shape)
-    whole = [probability(net, image) for image in images]
-    receptive = net.to_weights().receptive_radius
-    low, high = (n - core) // 2, (n - core) // 2 + core
-    middle = slice(low, high)
-    radii = list(range(step, min(low, receptive), step))
-    needed = receptive
-    for r in reversed(radii):
-        change = 0.0
-        for i, image in enumerate(images):
-            other = images[(i + 1) % len(images)].copy()
-            window = slice(low - r, high + r)
-            other[window, window] = image[window, window]
-            change = max(change, float(np.abs(probability(net, other) - whole[i])[middle, middle].max()))
-        if change > TOLERANCE:
-            break
-        needed = r
-    return int(needed)
-
-
-def images_for_radius(held_out: Dataset, seed: int, count: int = 8, pixel_size: float = 0.5) -> list[np.ndarray]:
-    """Draw normalised whole-field images for `effective_radius`, all of one size."""
-    size = int(held_out.recipe.field.box / pixel_size) - 1
-    images: list[np.ndarray] = []
-    for i in range(count):
-        frame = draw_frame(held_out[i % len(held_out)], held_out.recipe, np.random.default_rng([seed, 4, i]))
-        images.append(normalised(resample(frame.counts, frame.pixel_size, pixel_size, shape=(size, size))))
-    return images
-

@@ -22,9 +22,12 @@ from ..core.errors import InputError
 from ..core.provenance import versions
 from ..simulate.recipe import Recipe
 from ..simulate.sets import Dataset, dataset, open_dataset
+from .calibration import calibrated
+from .cards import of_recipe
 from .evaluation import resolve_device
 from .models import Model, load_model, save_model
-from .scoring import effective_radius, images_for_radius, scores_by_dose
+from .reach import reach_of
+from .scoring import scores_by_dose
 from .settings import Settings
 from .sources import Simulated
 from .steps import Run
@@ -144,17 +147,19 @@ def train(
     with one_torch_thread():
         seconds = None if minutes is None and iterations else 60 * (minutes or MINUTES)
         run.learn(seconds, iterations, workers, say, progress)
-        card = make_card(run, data, held_out, out)
-        card["effective_radius"] = effective_radius(run.result(), images_for_radius(held_out, seed),
-                                                    step=step_of(settings))
+        net, card = run.result(), make_card(run, data, held_out, out)
         if begin:
             card["training"]["start"] = begin.card.get("training")
-        write(run, card, out, say)
+        if run.finished:
+            say("fitting a temperature to the probabilities")
+            net, card["calibration"] = calibrated(net, other, held_out, seed=seed, pixel_size=settings.pixel_size)
+        card |= reach_of(net, held_out, seed, step=step_of(settings), pixel_size=settings.pixel_size)
+        write(run, card, out, say, net)
         if scores and run.finished:
             say("scoring the held-out fields")
-            card["scores"] = {"held_out_simulated": scores_by_dose(run.result(), held_out, seed=seed)}
+            card["scores"] = {"held_out_simulated": scores_by_dose(net, held_out, seed=seed)}
             say(summary(card["scores"]["held_out_simulated"]))
-            save_model(run.result(), card, out)
+            save_model(net, card, out)
     if run.finished:
         run.state.unlink(missing_ok=True)
     return load_model(out)
@@ -232,9 +237,10 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def write(run: Run, card: dict[str, Any], out: Path, say: Callable[[str], None]) -> None:
+def write(run: Run, card: dict[str, Any], out: Path, say: Callable[[str], None],
+          net: torch.nn.Module | None = None) -> None:
     """Write weights, card and figure of a run; say how to go on where it was cut."""
-    save_model(run.result(), card, out)
+    save_model(run.result() if net is None else net, card, out)
     run.metrics.draw(run.beside(".metrics.png"), f"{out.stem}: {run.iteration} of {run.iterations} iterations")
     if run.finished:
         return
@@ -249,9 +255,8 @@ def make_card(run: Run, data: Dataset, held_out: Dataset, out: Path) -> dict[str
         "name": recipe.name,
         "classes": ["background", "particle"],
         "pixel_size": s.pixel_size,
-        "pixel_size_range": [recipe.imaging.pixel_size.low, recipe.imaging.pixel_size.high],
-        "dose_range": [recipe.imaging.dose.low, recipe.imaging.dose.high],
         "normalisation": {"kind": "frame"},
+        **of_recipe(recipe),
         "training": {
             "commands": [f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
                          f"hrtem-dask train SET {command_options(run, out)} --outline {s.outline}"],
