@@ -29,5 +29,7 @@ How to read the tables
 * ``start``: fresh processes, from the end of the imports to the first result.
 * ``simulation``: exit waves and images a minute and core, of every recipe; rates are of processor time
   where they are not of the clock.
+* ``low_dose``: the shipped network on hard simulated scenes; other networks, figures and cards by
+  ``python -m benchmarks.low_dose``, see its module.
 * ``gigapixel``: peak memory of workers for frames up to 32,768 x 32,768; see its module.
 """

@@ -16,7 +16,7 @@ import benchmarks
 from .common import Options, Table, machine, versions
 
 #: in the order of the file that is written; the last takes long and is not part of --quick
-NAMES = ("kernel", "tiling", "scaling", "graph", "start", "simulation", "gigapixel")
+NAMES = ("kernel", "tiling", "scaling", "graph", "start", "simulation", "low_dose", "gigapixel")
 HERE = Path(__file__).parent
 
 

@@ -65,7 +65,8 @@ def sets(recipe: str, seeds: Sequence[int], fields: int, cache: Path, workers: i
     out = []
     for seed in seeds:
         store = cache / f"{recipe.name}-{recipe.wave_digest[:8]}-{seed}.zarr"
-        data = dataset(recipe, store, fields, seed=seed, workers=workers, progress=progress("structures"))
+        data = dataset(recipe, store, fields, seed=seed, workers=workers if workers > 1 else None,
+                       progress=progress("structures", "are there already"))
         out.append(replace(data, outline="half-thickness", indices=data.indices[:fields]))
     return out
 
