@@ -68,14 +68,15 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
 @click.option("--network", default="msdnet", show_default=True, type=click.Choice(["msdnet", "unet"]))
 @click.option("--depth", type=click.IntRange(1), help="Layers of the MSD-net (50), halvings of the U-Net (4).")
 @click.option("--width", type=click.IntRange(1),
-              help="Planes a layer of the MSD-net (1), at the finest scale of the U-Net (8).")
+              help="Planes a layer of the MSD-net (1), at the finest scale of the U-Net (6).")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--device", default="auto", show_default=True,
               help='"cpu", "cuda", or "auto" for CUDA where there is one.')
 @click.option("--batch", default=3, show_default=True, type=click.IntRange(1), help="Examples a step.")
 @click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side of an example, in pixels.")
-@click.option("--learning-rate", default=2e-2, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
+              help="Highest one; 0.01 for an MSD-net, 0.005 for a U-Net.")
 @click.option("--outline", default="half-thickness", show_default=True, type=click.Choice(["half-thickness", "atoms"]),
               help="What the network learns to outline: the half-contrast line, or all projected atoms.")
 @click.option("--start", help="Weights to begin with: a file or a shipped name.")

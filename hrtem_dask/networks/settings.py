@@ -37,7 +37,7 @@ class Settings:
     batch: int = 3
     size: int = 256
     pixel_size: float = 0.5
-    learning_rate: float = 2e-2
+    learning_rate: float = 1e-2
     warm_up: int = 60
     clip: float = 1.0
     dice_weight: float = 1.0

@@ -26,8 +26,8 @@ class UNet(nn.Module):
     Notes
     -----
     Kernels are drawn from N(0, sqrt(2 / (9 c))), the biases and the last layer are zero: a fresh
-    network gives zeros. Width 8 and four halvings take about as long as an MSD-net of depth 100 in
-    the compiled evaluation.
+    network gives zeros. Width 6 and four halvings take about as long as an MSD-net of depth 64 in
+    the compiled evaluation, width 5 as depth 50, width 8 as depth 80 (one core, 1024 x 1024 pixels).
 
     References
     ----------
@@ -40,7 +40,7 @@ class UNet(nn.Module):
     torch.Size([1, 2, 13, 18])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int = 8, levels: int = 4) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, width: int = 6, levels: int = 4) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("width", width),
                             ("levels", levels)):
