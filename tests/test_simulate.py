@@ -68,7 +68,7 @@ def test_recipe_from_file_and_back(tmp_path):
     ({"name": "a", "imaging": {"dosis": [1, 2]}}, "did you mean 'dose'"),
     ({"name": "a", "imaging": {"dose": [20, 10]}}, "low not above high"),
     ({"name": "a", "imaging": {"dose": [0, 10]}}, "within 0.01"),
-    ({"name": "a", "imaging": {"dose": 10}}, r"expected \[low, high\]"),
+    ({"name": "a", "imaging": {"dose": [1, 2, 3]}}, r"expected \[low, high\]"),
     ({"name": "a", "imaging": {"dose": [1, "two"]}}, r"expected \[low, high\]"),
     ({"name": "a", "imaging": {"dose": {"low": 1, "high": 2, "scale": "cubic"}}}, "cubic"),
     ({"name": "a", "imaging": {"blur": {"low": 0, "high": 2, "scale": "log"}}}, "above 0"),
