@@ -120,9 +120,10 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
         say(notes, remark)
     crop = (slice(None), slice(box[0], box[1]), slice(box[2], box[3]))
     darkness, offset = _darkness(others["dark"].data[crop] if "dark" in others else None, offset)
-    exposures = [_spectra(measure(movie.data[crop], "vacuum", offset=offset), notes)]
+    exposures = [_spectra(measure(movie.data[crop], "vacuum", offset=offset), notes, offset)]
     if "second" in others:
-        exposures += _second(measure(others["second"].data[crop], "vacuum", offset=offset), exposures[0], notes)
+        more = measure(others["second"].data[crop], "vacuum", offset=offset)
+        exposures += _second(more, exposures[0], notes, offset)
     two = len(exposures) > 1
     read = _read_noise(darkness, exposures[0], LOW)
     white = _is_white(exposures[0].rings, read)
@@ -166,7 +167,7 @@ def _darkness(data: Any, offset: float | None) -> tuple[Noise | None, float | No
     return noise, noise.mean if offset is None else float(offset)
 
 
-def _spectra(noise: Noise, notes: list[str]) -> Spectra:
+def _spectra(noise: Noise, notes: list[str], offset: float | None) -> Spectra:
     if noise.frames == 1:
         say(notes, "one frame only: errors are larger, and what stands still (the gain pattern) counts as noise; "
                    "16 frames give the MTF to better than 0.01", level=4)
@@ -182,15 +183,15 @@ def _spectra(noise: Noise, notes: list[str]) -> Spectra:
         notes.append(f"{masked:.1%} of the spectrum stands out of its rings (fringes, spots, streaks) and was left out")
     if noise.frames > 1:
         standing_still(noise, use, notes)
-        moving(noise, use)
+        moving(noise, use, offset)
     return Spectra(noise, use, ring_average(noise.power, noise.shape, use, frames=noise.spectra / noise.shared))
 
 
-def _second(noise: Noise, first: Spectra, notes: list[str]) -> list[Spectra]:
+def _second(noise: Noise, first: Spectra, notes: list[str], offset: float | None) -> list[Spectra]:
     """Return the second exposure, or nothing where its dose is that of the first."""
     means = first.noise.mean, noise.mean
     if abs(means[1] - means[0]) > SAME_DOSE * max(map(abs, means)):
-        return [_spectra(noise, notes)]
+        return [_spectra(noise, notes, offset)]
     say(notes, f"the second exposure was not used: its mean is {means[1]:.5g} counts and that of the first "
                f"{means[0]:.5g}, within {SAME_DOSE:.0%}, so that it says nothing of the read-out noise or of counts "
                "per electron; give one at half or double the dose", level=4)

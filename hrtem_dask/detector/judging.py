@@ -69,11 +69,12 @@ def standing_still(noise: Noise, use: np.ndarray, notes: list[str]) -> None:
                    "removed; what of it moves was not", level=6)
 
 
-def moving(noise: Noise, use: np.ndarray) -> None:
+def moving(noise: Noise, use: np.ndarray, offset: float | None = None) -> None:
     """Refuse frames in which something moves.
 
     A shift from frame to frame writes fringes into their difference; a slower drift makes frames
     far apart differ by more than neighbours, a fast one the other way round as a trend was removed.
+    Where the dose changes, the two have other weights of the frames, and so other quantum noise.
     """
     score, part = noise.moved
     if score > MOVED:
@@ -83,12 +84,16 @@ def moving(noise: Noise, use: np.ndarray) -> None:
     if noise.near is None or noise.pairs < 2:
         return
     k = radial_frequency(noise.shape)
+    zero = 0.0 if offset is None else offset
+    doses = (noise.mean - zero) / (noise.near_mean - zero) - 1 if min(noise.mean, noise.near_mean) > zero else 0.0
     for low, high in BANDS:
         at = use & (k > low) & (k < high)
         near = float(noise.near[at].mean()) if at.any() else 0.0
         if near <= 0:
             continue
         change = float(noise.power[at].mean()) / near - 1
+        # quantum noise follows the dose, that of the read-out does not
+        change -= float(np.clip(change, min(doses, 0.0), max(doses, 0.0)))
         if abs(change) > max(DRIFTS / np.sqrt(at.sum() * noise.pairs), DRIFTS_LEAST):
             raise InputError(f"this is not vacuum: from {low:g} to {high:g} Nyquist the noise of neighbouring "
                              f"frames and that of all of them differ by {abs(change):.0%}. Expected noise that is new "

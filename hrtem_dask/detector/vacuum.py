@@ -46,7 +46,7 @@ class Noise:
     shared : float
         Neighbouring modes that a window makes one.
     mean : float
-        Mean counts.
+        Mean counts, each frame with the weight that its noise has in ``power``.
     image : ndarray, shape (y, x)
         Mean of the good frames.
     frames : int
@@ -61,6 +61,8 @@ class Noise:
         Neighbours in it.
     moved : (float, float)
         Largest sign in any of these differences that something moved [deviations], and its part of the noise.
+    near_mean : float
+        Mean counts as they weigh in ``near``.
     """
 
     power: np.ndarray
@@ -74,6 +76,7 @@ class Noise:
     near: np.ndarray | None = None
     pairs: int = 0
     moved: tuple[float, float] = (0.0, 0.0)
+    near_mean: float = 0.0
 
 
 def opened(source: Any, what: str) -> xr.DataArray:
@@ -228,6 +231,8 @@ def _as_noise(found: GroupNoise, data: da.Array, what: str) -> Noise:
     if missing:
         remarks.append(f"{missing} pixel(s) of the {what} were not finite or no noise, and left out")
     image = np.asarray(found.total) / len(found.good)
+    mean = found.dose / found.spectra if found.spectra else float(np.mean(found.means))
     near = np.asarray(found.near) / found.pairs if found.pairs else None
-    return Noise(np.asarray(power), spectra, shared, float(np.mean(found.means)), image, len(found.good), shape,
-                 tuple(remarks), near, found.pairs, max(found.moved, default=(0.0, 0.0)))
+    return Noise(np.asarray(power), spectra, shared, mean, image, len(found.good), shape,
+                 tuple(remarks), near, found.pairs, max(found.moved, default=(0.0, 0.0)),
+                 found.near_dose / max(found.pairs, 1))

@@ -17,6 +17,10 @@ SATURATED = 1e-3
 MISSING = 0.05
 #: from this many frames on the linear change with time is removed too
 LINEAR = 4
+#: part of the usual level, or of the usual noise, below which a frame is left out as dim
+DIM = 0.5
+#: by how many deviations of a pixel the mean of such a frame must lie below the others, where only the noise is known
+LOWER = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class GroupNoise:
         Sum of half the power of the differences of neighbouring frames [counts^2].
     pairs : int
         Neighbours in it.
+    dose, near_dose : float
+        Sums of the means of the frames, each with the weight that its noise has in ``power`` and ``near`` [counts].
     moved : tuple of (float, float)
         For every pair of neighbours what `moving.moved_by` finds in their difference.
     """
@@ -57,6 +63,8 @@ class GroupNoise:
     near: np.ndarray | float = 0.0
     pairs: int = 0
     moved: tuple[tuple[float, float], ...] = ()
+    dose: float = 0.0
+    near_dose: float = 0.0
 
     def __add__(self, other: GroupNoise) -> GroupNoise:
         return GroupNoise(*(getattr(self, n) + getattr(other, n) for n in self.__dataclass_fields__))
@@ -94,7 +102,7 @@ def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None)
     In every pixel the mean over the frames is removed, and from four frames on the linear change
     with time too: the gain and what else stands still, drifting illumination, a slow drift.
     Equivalent to using the differences of all pairs of frames, with the number of independent
-    spectra exactly known.
+    spectra exactly known. Frames much dimmer than the others are left out.
 
     Parameters
     ----------
@@ -103,8 +111,9 @@ def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None)
     first : int
         Number of the first frame.
     offset : float, optional
-        Counts without electrons. Where it is known the frames are scaled to one mean, so that
-        a flickering beam leaves no gain pattern behind.
+        Counts without electrons. Where it is known what stands still is taken to grow with the mean
+        of a frame, so that a flickering beam leaves no gain pattern behind. The frames are not scaled, as
+        that would change the noise of each by another factor.
 
     Returns
     -------
@@ -118,43 +127,70 @@ def group_noise(frames: np.ndarray, first: int = 0, offset: float | None = None)
     >>> noise.spectra, round(float((noise.power / noise.spectra).mean()))
     (6, 4)
     """
-    faults = [frame_fault(f) for f in frames]
-    good = [i for i, fault in enumerate(faults) if fault is None]
-    said = tuple((first + i, fault) for i, fault in enumerate(faults) if fault is not None)
+    faults = {i: fault for i, f in enumerate(frames) if (fault := frame_fault(f)) is not None}
+    good = [i for i in range(len(frames)) if i not in faults]
+    data, means = np.empty((0, *frames.shape[1:])), np.empty(0)
+    if good:
+        data = frames[good].astype(np.float64)
+        valid = np.isfinite(data)
+        means = np.array([float(f[v].mean()) for f, v in zip(data, valid, strict=True)])
+        data = _filled(data, valid)
+        dim = _dim(data, means, offset)
+        faults |= {good[i]: text for i, text in dim.items()}
+        keep = [i for i in range(len(good)) if i not in dim]
+        good, data, valid, means = [good[i] for i in keep], data[keep], valid[keep], means[keep]
+    said = tuple((first + i, faults[i]) for i in sorted(faults))
     if not good:
         return GroupNoise(faults=said)
-    data = frames[good].astype(np.float64)
-    valid = np.isfinite(data)
-    data = _filled(data, valid)
-    means = tuple(float(f[v].mean()) for f, v in zip(data, valid, strict=True))
-    numbers = tuple(first + i for i in good)
+    numbers, mean_counts = tuple(first + i for i in good), tuple(means.tolist())
     if len(good) < 2:
-        return GroupNoise(total=data[0], means=means, good=numbers, faults=said, missing=int((~valid).sum()))
-    if offset is not None and min(means) > offset:
-        level = np.asarray(means) - offset
-        data = (data - offset) * (level.mean() / level)[:, None, None] + offset
-    rest, removed = _without_slow_change(data, np.asarray(good, dtype=np.float64))
+        return GroupNoise(total=data[0], means=mean_counts, good=numbers, faults=said, missing=int((~valid).sum()))
+    levels = means - (0.0 if offset is None else offset)
+    if offset is None or levels.min() <= 0:
+        levels = np.ones(len(good))
+    rest, weight = _without_slow_change(data, np.asarray(good, dtype=np.float64), levels)
     power, total = 0.0, 0.0
     for image, counts, use, mean in zip(rest, data, valid, means, strict=True):
         image = detrend(image, 2)
         use &= ~outliers(image)
         power = power + noise_power(image, use)
         total = total + np.where(use, counts, mean)
-    near, moved = _neighbours(data, valid, mask_spots(np.asarray(power), rest[0].shape, frames=len(good)))
-    return GroupNoise(power, len(good) - removed, total, means, numbers, said, int((~valid).sum()), near,
-                      len(moved), moved)
+    modes = mask_spots(np.asarray(power), rest[0].shape, frames=len(good))
+    near, moved, near_dose = _neighbours(data, valid, modes, means, levels)
+    return GroupNoise(power, round(float(weight.sum())), total, mean_counts, numbers, said, int((~valid).sum()), near,
+                      len(moved), moved, float(weight @ means), near_dose)
 
 
-def _neighbours(data: np.ndarray, valid: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray,
-                                                                                 tuple[tuple[float, float], ...]]:
-    """Half the power of the differences of neighbouring frames, their sum, and what moved in each."""
-    near, moved = np.zeros(modes.shape), []
+def _dim(data: np.ndarray, means: np.ndarray, offset: float | None) -> dict[int, str]:
+    """Frames with less than half the usual level, or noise where the offset is not known, and what to say of them."""
+    if len(data) < 2:
+        return {}
+    usual = float(np.median(means))
+    if offset is not None and usual > offset:
+        part = (means - offset) / (usual - offset)
+        return {i: f"dim, with {max(p, 0):.0%} of the usual level" for i, p in enumerate(part) if p < DIM}
+    noise = np.array([float(detrend(f, 2).var()) for f in data])
+    typical = float(np.median(noise))
+    lower = usual - means > LOWER * np.sqrt(typical)
+    return {i: f"dim, with {v / typical:.0%} of the usual noise" for i, v in enumerate(noise)
+            if lower[i] and v < DIM * typical}
+
+
+def _neighbours(data: np.ndarray, valid: np.ndarray, modes: np.ndarray, means: np.ndarray, levels: np.ndarray) -> tuple[
+        np.ndarray, tuple[tuple[float, float], ...], float]:
+    """Half the power of the differences of neighbouring frames, their sum, what moved in each, and their dose.
+
+    Each frame has the other's level as its factor, so that what stands still cancels.
+    """
+    near, moved, dose = np.zeros(modes.shape), [], 0.0
     for i in range(len(data) - 1):
-        image = detrend(data[i + 1] - data[i], 2)
-        power = noise_power(image, valid[i] & valid[i + 1] & ~outliers(image)) / 2
+        one, two = levels[i : i + 2] / np.hypot(*levels[i : i + 2])
+        image = detrend(one * data[i + 1] - two * data[i], 2)
+        power = noise_power(image, valid[i] & valid[i + 1] & ~outliers(image))
         near += power
+        dose += float(one**2 * means[i + 1] + two**2 * means[i])
         moved.append(moved_by(power, image.shape, modes))
-    return near, tuple(moved)
+    return near, tuple(moved), dose
 
 
 def single_noise(frame: np.ndarray) -> tuple[np.ndarray, float, int]:
@@ -186,8 +222,9 @@ def _filled(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return data
 
 
-def _without_slow_change(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, int]:
+def _without_slow_change(data: np.ndarray, at: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Remove what grows with the levels, and with time; return also the part of every frame's noise that is left."""
     order = 2 if len(data) >= LINEAR else 1
-    basis = np.linalg.qr(np.vander(at - at.mean(), order, increasing=True))[0]
+    basis = np.linalg.qr(levels[:, None] * np.vander(at - at.mean(), order, increasing=True))[0]
     flat = data.reshape(len(data), -1)
-    return (flat - basis @ (basis.T @ flat)).reshape(data.shape), order
+    return (flat - basis @ (basis.T @ flat)).reshape(data.shape), 1 - (basis**2).sum(axis=1)
