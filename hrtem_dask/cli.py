@@ -1,14 +1,18 @@
 """The command line: ``hrtem-dask inspect | run | report | export | demo | simulate | train | fit-mtf``.
 
-Exit codes: 0 ok, 2 wrong usage, 3 finished but frames failed, 4 failed.
+Exit codes: 0 ok, 2 wrong usage, 3 finished but frames failed, 4 failed, 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,15 +54,40 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end in one line and an exit code."""
         try:
-            return super().invoke(ctx)
+            with ending_when_told():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             click.echo("stopped; finished frames are kept, give the same command again to go on", err=True)
             ctx.exit(130)
+        except Terminated:
+            click.echo("told to end; what is finished is kept, give the same command again to go on", err=True)
+            ctx.exit(143)
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it was, say it in one line
             _say(error, debug=ctx.params.get("debug", False))
             ctx.exit(USAGE if isinstance(error, CalibrationError) else FAILED)
+
+
+class Terminated(SystemExit):
+    """The process was told to end by SIGTERM."""
+
+
+@contextmanager
+def ending_when_told() -> Iterator[None]:
+    """End by SIGTERM as by an error: pools are closed and temporary folders removed, which Python would not do."""
+    def end(*_: Any) -> None:
+        raise Terminated(143)
+
+    # signals belong to the main thread, and to whoever took this one already
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _say(error: Exception, *, debug: bool) -> None:

@@ -17,7 +17,7 @@ import zarr
 from hrtem_dask import simulate
 from hrtem_dask.cluster import connect
 from hrtem_dask.core.errors import InputError, MissingInputError, ReadError
-from hrtem_dask.simulate import sets
+from hrtem_dask.simulate import set_store, sets
 from hrtem_dask.simulate.keys import Span
 from hrtem_dask.simulate.labels import particle_mask
 from hrtem_dask.simulate.recipe import load_recipe
@@ -177,6 +177,39 @@ def test_a_set_is_not_mixed_from_two_versions_whose_structures_differ(copy, monk
     monkeypatch.setattr(sets, "package_version", lambda name: "9")  # the same atoms from another version
     grown = simulate.dataset(TINY, copy.path, 4, seed=4)
     assert [made.split(",")[0] == "hrtem-dask 9" for made in grown.to_xarray().made_by.values] == [False] * 3 + [True]
+
+
+def test_a_set_of_another_revision_or_of_none_is_used_and_not_extended(copy, monkeypatch):
+    def noted():
+        return zarr.open_group(str(copy.path), mode="r").attrs.get("revision")
+
+    assert noted() == set_store.REVISION
+    monkeypatch.setattr(set_store, "REVISION", set_store.REVISION + 1)  # the same atoms, other waves
+    with pytest.raises(InputError, match=r"notes revision \d+ .* Use the 3 structures that it has"):
+        simulate.dataset(TINY, copy.path, 4, seed=4, workers=1)
+    assert simulate.dataset(TINY, copy.path, 3, seed=4).effort.done == 0  # nothing is missing
+    assert noted() == set_store.REVISION - 1
+    group = zarr.open_group(str(copy.path), mode="r+")
+    del group.attrs["revision"]
+    assert len(simulate.dataset(TINY | {"imaging": {"dose": [7, 8]}}, copy.path, 3, seed=4)) == 3
+    assert noted() is None  # what is there was not made by this one
+    before = hashes(copy.path)
+    with pytest.raises(InputError, match="notes no revision"):
+        simulate.dataset(TINY, copy.path, 4, seed=4, workers=1)
+    assert hashes(copy.path) == before
+    (copy.path / "record" / "c" / "1").unlink()
+    with pytest.raises(InputError, match=r"notes no revision .* Use the 2 structures"):
+        simulate.dataset(TINY, copy.path, 3, seed=4, workers=1)
+    assert simulate.open_dataset(copy.path).indices == (0, 2)
+
+
+def test_a_set_is_looked_through_once_and_needs_no_folder_without_processes(copy, monkeypatch):
+    looked = []
+    monkeypatch.setattr(sets, "finished", lambda *a: looked.append(a) or set_store.finished(*a))
+    monkeypatch.setattr(sets, "TemporaryDirectory", lambda **_: pytest.fail("nothing is shared"))
+    (copy.path / "record" / "c" / "1").unlink()
+    assert simulate.dataset(TINY, copy.path, 3, seed=4, workers=1).effort.done == 1
+    assert len(looked) == 1
 
 
 def test_records_agree_up_to_the_last_digits():

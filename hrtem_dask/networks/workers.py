@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import vector_to_parameters
 
-from ..simulate.tasks import one_thread
+from ..simulate.tasks import begin_worker
 from .fast import fast_forward
 from .msdnet import MSDNet
 from .settings import Settings
@@ -89,7 +89,7 @@ _worker: Worker | None = None
 
 def _begin(settings: Settings, source: Source) -> None:
     global _worker
-    one_thread()
+    begin_worker()
     torch.set_num_threads(1)
     _worker = Worker(settings, source)
 

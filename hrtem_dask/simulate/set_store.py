@@ -30,9 +30,12 @@ from .columns import COLUMN_CLASSES
 from .recipe import Recipe, load_recipe
 
 __all__ = ["THICKNESS_SAMPLING", "TRUTH_SAMPLING", "Sample", "begin", "finished", "gather", "read_sample", "read_set",
-           "write_sample"]
+           "refuse_other_revision", "write_sample"]
 
 KIND = "hrtem_dask.set"
+#: of the atoms and waves that a recipe and a seed make: a set begun by another one is used, not extended.
+#: Count it up with every change of the structures or of the multislice beyond rounding
+REVISION = 1
 TRUTH_SAMPLING = 0.25  # angstrom
 THICKNESS_SAMPLING = 1.0  # angstrom
 RECORD = "record"
@@ -83,6 +86,22 @@ def specs_of(recipe: Recipe, n: int) -> tuple[list[ArraySpec], dict[str, xr.Vari
     return specs, coords | {"part": xr.Variable(("part",), np.array(["real", "imaginary"]))}
 
 
+def refuse_other_revision(store: Path, there: int) -> None:
+    """Refuse to make more structures of a set whose waves were made in another way.
+
+    Raises
+    ------
+    InputError
+        If the revision that the store notes is not `REVISION`, or it notes none.
+    """
+    found = attributes(store).get("revision")
+    if found != REVISION:
+        noted = "no revision" if found is None else f"revision {found}"
+        raise InputError(f"{store} notes {noted} of the simulation, and this version makes waves of revision "
+                         f"{REVISION}: the set would be mixed. Use the {there} structures that it has, or make the "
+                         f"set anew in another store")
+
+
 def begin(recipe: Recipe, store: Path, n: int, seed: int) -> None:
     """Make the store of a set, or make sure that the one that is there was begun with the same waves in mind.
 
@@ -93,7 +112,7 @@ def begin(recipe: Recipe, store: Path, n: int, seed: int) -> None:
 
     refuse_old(store)
     attrs = {"kind": KIND, "recipe": recipe.to_dict(), "digest": recipe.digest, "seed": seed,
-             "version": package_version()}
+             "version": package_version(), "revision": REVISION}
     if (store / "zarr.json").is_file():
         found = attributes(store)
         other = load_recipe(found["recipe"])
@@ -106,7 +125,9 @@ def begin(recipe: Recipe, store: Path, n: int, seed: int) -> None:
             if there < n:
                 resize_frames(store, [s.name for s in specs_of(recipe, n)[0]], n)
                 resize_texts(store, RECORD, n)
-            if found != attrs:
+            if rows_with_text(store, RECORD):  # what is there was made by the revision that began it, or by none
+                attrs = {k: v for k, v in attrs.items() if k != "revision"}
+            if found != found | attrs:
                 with writing(store):
                     zarr.open_group(str(store), mode="r+").attrs.update(attrs)
             return

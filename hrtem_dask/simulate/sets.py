@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +37,7 @@ from .set_store import (
     gather,
     read_sample,
     read_set,
+    refuse_other_revision,
     write_sample,
 )
 from .structures import Specimen, build_specimen, film_blocks
@@ -76,24 +78,23 @@ def made_by() -> str:
     return ", ".join(f"{name} {package_version(name)}" for name in ("hrtem-dask", "abtem", "ase", "numpy", "scipy"))
 
 
-def refuse_other_atoms(recipe: Recipe, store: Path, n: int, seed: int) -> None:
-    """Refuse to go on with a set if its first structure would have other atoms if it were made now.
+def refuse_mixture(recipe: Recipe, store: Path, there: set[int], seed: int) -> None:
+    """Refuse to go on with a set whose structures would be made in another way now.
 
-    Versions of the packages need not mean other structures, and equal ones not the same: the structure
-    itself is built again, without its wave.
+    The revision that the store notes says so of the waves. Of the atoms it need not: versions of other
+    packages need not mean other structures, and equal ones not the same. The first of the structures
+    that are `there` is built again, without its wave.
 
     Raises
     ------
     InputError
-        If it differs.
+        If revision or atoms differ.
     """
-    if not (store / RECORD).is_dir():
-        return
-    begun, begun_seed, _ = read_set(store)
-    if (begun.wave_digest, begun_seed) != (recipe.wave_digest, seed):
+    begun, begun_seed, rows = read_set(store)
+    if (begun.wave_digest, begun_seed) != (recipe.wave_digest, seed) or not rows:
         return  # `begin` says so
-    there = finished(store, n)
-    if not there or len(there) == n:
+    refuse_other_revision(store, len(rows))
+    if not there:
         return
     first = min(there)
     info, now = read_sample(store, first, instances=False).info, \
@@ -252,23 +253,26 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
     Raises
     ------
     InputError
-        If n is not positive, or the store holds a set of another recipe or seed, or one that was
-        begun by a version of the package whose structures are others.
+        If n is not positive, or the store holds a set of another recipe or seed, or an unfinished one
+        that was begun by a version of the package whose structures or waves are others.
     """
     recipe, store = load_recipe(recipe), Path(store).absolute()
     if n < 1 or seed < 0:
         raise InputError(f"found n = {n} and seed = {seed}; expected at least one structure and a seed of 0 or more")
-    refuse_other_atoms(recipe, store, n, seed)
+    there = finished(store, n) if (store / RECORD).is_dir() else set()
+    if len(there) < n and (store / RECORD).is_dir():
+        refuse_mixture(recipe, store, there, seed)
     begin(recipe, store, n, seed)
-    there = finished(store, n)
     missing, done = [i for i in range(n) if i not in there], len(there)
     if progress:
         progress(done, n)
     effort = Effort("exit waves")
     tasks = [(recipe, seed, i, str(store)) for i in missing]
     try:
-        with TemporaryDirectory(prefix="hrtem-dask-") as folder:
-            share = partial(share_blocks, recipe, seed, folder)
+        with ExitStack() as stack:  # the folder is made where blocks are shared, and only there
+            def share() -> tuple[str, ...]:
+                return share_blocks(recipe, seed, stack.enter_context(TemporaryDirectory(prefix="hrtem-dask-")))
+
             for _ in run_tasks(structure_task, tasks, client, workers, effort, share):
                 done += 1
                 if progress:

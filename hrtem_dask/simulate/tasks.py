@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 from ..core.machine import as_task, available_cores
 
-__all__ = ["Effort", "current_client", "measured", "one_thread", "run_tasks"]
+__all__ = ["Effort", "begin_worker", "current_client", "measured", "one_thread", "run_tasks"]
+
+LOOK = 1.0  # second between two looks whether the parent of a worker is still there
 
 
 @dataclass
@@ -123,7 +126,7 @@ def _here(function: Callable[..., Any], tasks: list[tuple], size: int, *, proces
         for t in tasks:
             yield measured(function, *t)
         return
-    pool = (futures.ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=one_thread) if processes
+    pool = (futures.ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=begin_worker) if processes
             else futures.ThreadPoolExecutor(size))
     with pool:
         try:
@@ -157,3 +160,24 @@ def current_client() -> Any:
 def one_thread() -> None:
     """Keep the numerical libraries of a fresh process to one thread, before they are loaded."""
     os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+
+def begin_worker() -> None:
+    """Prepare a fresh process of a pool: one thread for the libraries, and an end when its parent ends.
+
+    A pool that is killed cannot tell its processes: they would wait for the next task for ever, and those
+    at work would go on.
+    """
+    one_thread()
+    threading.Thread(target=end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Wait until the process that started this one has ended, then end this one at once."""
+    parent = parent_process()
+    if parent is None:
+        return
+    # its pipe tells at once; the look at the id is for a pipe that another child of the parent has inherited
+    while parent.is_alive() and (os.name == "nt" or os.getppid() == parent.pid):
+        parent.join(LOOK)
+    os._exit(1)
