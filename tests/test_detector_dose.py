@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_detector_films import K, dark, error, quiet_fit, recorded
 
+from hrtem_dask.core.errors import InputError
 from hrtem_dask.detector import MTF, fit_mtf
 from hrtem_dask.kernels.frame_group import group_noise
 
@@ -49,3 +50,13 @@ def test_a_dim_frame_is_named_and_left_out(known: str, dose: float) -> None:
     assert mtf.parameters == expected.parameters
     assert any("frame 0 is dim" in n for n in mtf.notes)
     assert error(mtf).max() < (0.02 if known == "dark" else 0.04)
+
+
+@pytest.mark.parametrize(("options", "pedestal", "says"), [
+    ({"dark": dark(read=0.5)}, 0.0, "noise of the dark frames"), ({"offset": 0}, 0.0, "is that without electrons"),
+    ({"offset": 100}, 100.0, "is that without electrons"), ({}, 0.0, "is that without electrons"),
+])
+def test_frames_without_beam_are_refused(options: dict, pedestal: float, says: str) -> None:
+    frames = np.random.default_rng(3).normal(pedestal, 2, (8, 256, 256))
+    with pytest.raises(InputError, match=f"{says}.*the beam was off"):
+        quiet_fit(frames, **options)

@@ -6,11 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
 from hrtem_dask.core.errors import InputError
 from hrtem_dask.detector import MTF, fit_mtf
-from hrtem_dask.detector.judging import judge
+from hrtem_dask.detector.judging import _shift_limit, judge
+from hrtem_dask.detector.vacuum import Noise
 from hrtem_dask.kernels.camera import mtf_curve
 from hrtem_dask.kernels.film_test import search_film
 from hrtem_dask.kernels.mtf_fit import ReadNoise, fit_power
@@ -78,7 +79,7 @@ def test_one_frame_of_vacuum_is_taken_with_wide_errors_and_a_note(seed: int) -> 
     mtf = quiet_fit(frame, dark=dark())
     assert any("one frame cannot tell a weak film from vacuum" in n for n in mtf.notes)
     assert np.mean(error(mtf, truth) <= 1.96 * mtf.error(K) + 1e-6) > 0.9
-    many = quiet_fit(recorded(np.ones((4, 256, 256)), seed, truth=truth), dark=dark())
+    many = quiet_fit(recorded(np.ones((8, 256, 256)), seed, truth=truth), dark=dark())
     assert not any("weak film" in n for n in many.notes)
     assert mtf.error(0.5) > 3 * many.error(0.5)
 
@@ -183,6 +184,42 @@ def test_a_film_that_moves_too_far_to_be_followed_shows_in_the_spectrum() -> Non
         quiet_fit(frames, dark=dark(), box=(0, 256, 0, 256))
 
 
+@pytest.mark.parametrize(("n", "step", "contrast", "defocus"), [(4, 1.0, 0.05, 900), (4, 2.0, 0.04, -400),
+                                                                (2, 0.4, 0.05, 300)])
+def test_a_weak_film_in_few_frames_is_within_the_errors_and_said(n: int, step: float, contrast: float,
+                                                                  defocus: float) -> None:
+    at = np.cumsum(np.random.default_rng(n).normal(0, step, (n, 2)), axis=0)
+    frames = recorded(shifted(film(contrast, defocus, seed=3), at), 5, dose=20)
+    mtf = quiet_fit(frames, dark=dark())
+    assert any("weak film that moves" in note for note in mtf.notes)
+    assert (error(mtf) <= 1.96 * mtf.error(K) + 2e-3).all()
+
+
+def test_a_camera_that_is_not_quite_round_is_taken() -> None:
+    """The MTF stretched by 2 % along x: a peak of 3 % at a shift of a pixel."""
+    rng, n = np.random.default_rng(0), 768
+    ky, kx = np.meshgrid(*(2 * np.fft.fftfreq(n),) * 2, indexing="ij")
+    response = mtf_curve(np.hypot(ky, 1.02 * kx), *TRUTH)
+    frames = np.stack([np.fft.ifft2(np.fft.fft2(rng.poisson(50, (n, n))) * response).real for _ in range(2)])
+    frames += rng.normal(0, 0.5, frames.shape)
+    assert error(quiet_fit(frames, offset=0, box=(0, n, 0, n))).max() < 0.03
+
+
+def test_more_frames_and_pixels_need_a_higher_peak() -> None:
+    blank = np.zeros((4, 3))
+    small, large = (Noise(blank, 1, 1.0, 1.0, blank, 2, shape, (), None, pairs)
+                    for shape, pairs in (((128, 128), 1), ((4096, 4096), 99)))
+    assert _shift_limit(small) == 6.5
+    tries = 4096**2 / 2 * 99 * 3
+    assert tries * special.erfc(_shift_limit(large) / np.sqrt(2)) < 1e-3  # a false alarm in a thousand stacks
+
+
+def test_an_afterglow_is_named_as_a_cause() -> None:
+    frames = recorded(np.ones((9, 256, 256)), 2)
+    with pytest.raises(InputError, match="afterglow of the frame before, or many X-rays"):
+        quiet_fit(frames[1:] + 0.1 * frames[:-1], offset=0, box=(0, 256, 0, 256))
+
+
 @pytest.mark.slow
 def test_few_frames_of_vacuum_are_refused_and_few_films_are_missed() -> None:
     """The table behind the limits: 42 vacuums and 42 films, one, four and eight frames."""
@@ -211,5 +248,6 @@ def test_few_frames_of_vacuum_are_refused_and_few_films_are_missed() -> None:
             films += 1
     assert refused <= 1
     assert np.mean(covered) > 0.9
-    assert len(missed) <= 4, missed
+    assert not [m for m in missed if m[1] < 8], missed
+    assert len(missed) <= 1, missed
     assert films > 20

@@ -13,7 +13,7 @@ from ..core.provenance import record as provenance
 from ..kernels.camera import CORNER, mtf_curve
 from ..kernels.mtf_fit import LEVELS, PARAMETERS, PowerFit, ReadNoise, fit_power
 from ..kernels.noise_power import Rings, mask_spots, ring_average, smooth_rings, usable_modes
-from .judging import ONE_FRAME, hidden_film, judge, judge_doses, moving, say, standing_still
+from .judging import beam_is_on, hidden_film, judge, judge_doses, moving, say, standing_still
 from .mtf import MTF
 from .serial import NoiseSpectrum
 from .vacuum import Noise, check_box, find_box, measure, opened
@@ -65,8 +65,8 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     ----------
     vacuum : DataArray (frame, y, x), array, path, or whatever `open_movie` takes
         Frames of vacuum, or ordinary frames with some: the smoothest part is found. 16 frames of
-        512 x 512 pixels at 20 electrons a pixel give the MTF to better than 0.01. A single frame works
-        with larger errors.
+        512 x 512 pixels at 20 electrons a pixel give the MTF to better than 0.01. Fewer than 8 frames
+        work with larger errors, as these must hold a weak film that moves.
     dark : the same, optional
         Frames without beam: they hold R to its value (else it trades against the floor of the
         MTF), and give the offset.
@@ -87,7 +87,7 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     ------
     InputError
         If there is structure in all of the frames, or more of it than noise allows; if frames are
-        blank, saturated, too small, in colour; if shapes differ.
+        blank, saturated, too small, in colour, or taken with the beam off; if shapes differ.
 
     Warns
     -----
@@ -127,6 +127,7 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     two = len(exposures) > 1
     read = _read_noise(darkness, exposures[0], LOW)
     white = _is_white(exposures[0].rings, read)
+    beam_is_on(exposures[0].rings, exposures[0].noise, offset, read, white=white)
     if white:
         say(notes, "the noise is white: a counting detector, whose MTF vacuum cannot show, or noise of the read-out "
                    "alone")
@@ -135,12 +136,11 @@ def fit_mtf(vacuum: Any, *, dark: Any = None, second: Any = None, box: Sequence[
     fit, high = _fit(exposures, read, low)
     rings = [e.rings.up_to(low, high) for e in exposures]
     judge(fit, rings, notes, white=white, found=remark)
-    hidden = 0.0 if white else hidden_film(fit, rings[0], read, exposures[0].noise.frames)
+    hidden, remarks = (0.0, []) if white else hidden_film(fit, rings[0], read, exposures[0].noise)
     if two:
         judge_doses(fit, rings, [e.noise.mean for e in exposures], offset, read)
-        hidden = 0.0  # what is left of a film would have shown
-    elif exposures[0].noise.frames == 1:
-        notes.append(ONE_FRAME)
+        hidden, remarks = 0.0, []  # what is left of a film would have shown
+    notes += remarks
     counts, error = _counts_per_electron(fit, exposures, offset, notes)
     if darkness is None and not two:
         notes.append("without dark frames or a second exposure the noise of the read-out is known by the shape of the "

@@ -9,12 +9,14 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..kernels.camera import radial_frequency
-from ..kernels.film_test import search_film
+from ..kernels.film_test import HIDDEN, search_film
+from ..kernels.moving import BANDS as SHIFT_BANDS
+from ..kernels.moving import LOWEST, NEAR_PART
 from ..kernels.mtf_fit import PowerFit, ReadNoise
 from ..kernels.noise_power import Rings, mask_spots, noise_power, ring_average, smooth_rings, usable_modes
 from .vacuum import Noise
 
-__all__ = ["ONE_FRAME", "hidden_film", "judge", "judge_doses", "moving", "say", "standing_still"]
+__all__ = ["beam_is_on", "hidden_film", "judge", "judge_doses", "moving", "say", "standing_still"]
 
 #: departure of the noise power from the fit, over several rings, that no detector explains; and
 #: the one that is worth a word
@@ -23,8 +25,13 @@ NO_FIT, POOR_FIT = 0.25, 0.05
 STILL = 1.0
 #: modes of a spectrum that chance may lift out of their rings, with their neighbours
 FEW = 60
-#: peak of a shift in the difference of two frames [deviations]; chance brings 5.6 in 200 pairs
-MOVED = 6.5
+#: peak of a shift in the difference of two frames [deviations], at least; chance brings 5.6 in 200 pairs. Over what
+#: chance brings in so many shifts and pairs it is this
+MOVED, MOVED_OVER = 6.5, 1.0
+#: from so many frames on a film that moves shows in what frames far apart differ by
+MANY = 8
+#: noise above that of dark frames, over it, and mean over the deviation of a pixel, that are no beam
+EMPTY = 0.02
 #: change of the power from frames one apart to all frames [deviations], and least part of the power, of a drift
 DRIFTS, DRIFTS_LEAST = 5.0, 0.02
 #: bands in which that is looked for [Nyquist]
@@ -43,8 +50,10 @@ GIVE = ("Give several raw frames of the same place, vacuum at two doses (second=
         "of the vacuum as box=(y0, y1, x0, x1)")
 ONE_FRAME = ("one frame cannot tell a weak film from vacuum: a film without Thon rings adds power that looks like a "
              "detector's. Films that show were excluded, and the errors hold one that adds a fifth to the noise; that "
-             "the frame is of vacuum must be known from elsewhere. Several frames, or a second exposure with dark "
+             "the frame is of vacuum must be known from elsewhere. Eight frames, or a second exposure with dark "
              "frames, tell")
+FEW_FRAMES = ("fewer than {many} frames cannot tell a weak film that moves from vacuum: the errors hold one that adds "
+              "{part:.0%} to the noise. More frames, or a second exposure with dark frames, tell")
 
 
 def say(notes: list[str], text: str, *, level: int = 3) -> None:
@@ -77,7 +86,7 @@ def moving(noise: Noise, use: np.ndarray, offset: float | None = None) -> None:
     Where the dose changes, the two have other weights of the frames, and so other quantum noise.
     """
     score, part = noise.moved
-    if score > MOVED:
+    if score > _shift_limit(noise):
         raise InputError(f"this is not vacuum: something moves from frame to frame, with {part:.0%} of the noise's "
                          "power. Expected frames of vacuum, whose noise is new in every frame; give its place as "
                          "box=(y0, y1, x0, x1), or frames without a specimen")
@@ -97,8 +106,35 @@ def moving(noise: Noise, use: np.ndarray, offset: float | None = None) -> None:
         if abs(change) > max(DRIFTS / np.sqrt(at.sum() * noise.pairs), DRIFTS_LEAST):
             raise InputError(f"this is not vacuum: from {low:g} to {high:g} Nyquist the noise of neighbouring "
                              f"frames and that of all of them differ by {abs(change):.0%}. Expected noise that is new "
-                             "in every frame: a specimen drifts or changes, or frames were averaged. Give raw frames "
-                             "of vacuum, or its place as box=(y0, y1, x0, x1)")
+                             "in every frame: a specimen drifts or changes, frames were averaged, the camera keeps an "
+                             "afterglow of the frame before, or many X-rays hit it. Give raw frames of vacuum, or "
+                             "its place as box=(y0, y1, x0, x1); wait between frames where the camera glows, and "
+                             "take out X-rays")
+
+
+def _shift_limit(noise: Noise) -> float:
+    """Peak of a shift that chance does not bring in so many shifts, pairs of frames, and bands."""
+    tries = noise.shape[0] * noise.shape[1] / 2 * max(noise.pairs, 1) * len(SHIFT_BANDS)
+    return max(MOVED, float(np.sqrt(2 * np.log(tries))) + MOVED_OVER)
+
+
+def beam_is_on(rings: Rings, noise: Noise, offset: float | None, dark: ReadNoise | None, *, white: bool) -> None:
+    """Refuse frames without electrons: with the noise of dark frames, or with a mean that is the offset."""
+    band = rings.up_to(0.06, 0.35)
+    power = float(np.average(band.power, weights=band.modes))
+    if dark is not None:
+        read = float(np.average(np.broadcast_to(dark.power * dark.at(band.k), band.k.shape), weights=band.modes))
+        sigma = float(np.hypot(power / np.sqrt(band.modes.sum()), dark.error))
+        if power - read < max(3 * sigma, EMPTY * read):
+            raise InputError(f"the frames of vacuum have the noise of the dark frames ({power:.4g} and {read:.4g} "
+                             "counts^2), so the beam was off. Expected frames with the beam on, without a specimen")
+        return
+    level, spread = noise.mean - (0.0 if offset is None else offset), np.sqrt(power)
+    pixels = noise.shape[0] * noise.shape[1] * noise.frames
+    if (white or offset is not None) and abs(level) < spread * max(5 / np.sqrt(pixels), EMPTY):
+        raise InputError(f"the mean of the frames of vacuum, {noise.mean:.4g} counts, is that without electrons "
+                         f"({0.0 if offset is None else offset:g}), so the beam was off. Expected raw frames with the "
+                         "beam on, without a specimen; offset= is their counts without electrons")
 
 
 def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: bool, found: str | None) -> None:
@@ -135,14 +171,24 @@ def judge(fit: PowerFit, rings: Sequence[Rings], notes: list[str], *, white: boo
                          f"the frames were filtered.{elsewhere} {GIVE}")
 
 
-def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, frames: int) -> np.ndarray | float:
-    """Refuse frames that show a film; return the covariance that one which does not show adds to a single frame."""
-    film = search_film(rings, fit, dark)
-    if frames > 1:
+def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, noise: Noise) -> tuple[np.ndarray | float,
+                                                                                             list[str]]:
+    """Refuse frames that show a film; return the covariance that one which does not show adds, and what to say of it.
+
+    The film that few frames can hide is as strong as the difference of two does not show.
+    """
+    part = HIDDEN
+    if noise.frames > 1:
+        modes = 0.5 * np.pi * (SHIFT_BANDS[0]**2 - LOWEST**2) * noise.shape[0] * noise.shape[1] / 4
+        part = float(np.clip(_shift_limit(noise) * np.sqrt(2 / modes), NEAR_PART, HIDDEN))
+    film = search_film(rings, fit, dark, hidden=part)
+    if noise.frames > 1:
         if film.score > FILM_IN_FRAMES and film.part > FILM_PART:
             raise InputError("this is not vacuum: the spectrum rises and falls as behind a film that moves, by "
                              f"{film.part:.0%} of the noise. Expected noise that falls off smoothly. {GIVE}")
-        return 0.0
+        if noise.frames >= MANY:
+            return 0.0, []
+        return film.covariance, [FEW_FRAMES.format(many=MANY, part=part)]
     allowed = MISFIT * (1 + MISFIT_LIMIT * MISFIT_SPREAD / np.sqrt(2 * rings.k.size))
     misfit = float(np.mean(rings.modes * (rings.power / fit.models[0] - 1) ** 2))
     scale, power = fit.curve[:2]
@@ -157,7 +203,7 @@ def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, frames: int
     if said is not None:
         raise InputError(f"this is not vacuum: the spectrum of the one frame has structure, {said}. Expected noise "
                          f"that falls off smoothly. {GIVE}")
-    return film.covariance
+    return film.covariance, [ONE_FRAME]
 
 
 def judge_doses(fit: PowerFit, rings: Sequence[Rings], means: Sequence[float], offset: float | None,

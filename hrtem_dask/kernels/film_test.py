@@ -19,7 +19,7 @@ from .camera import mtf_curve
 from .mtf_fit import LOGARITHMIC, PARAMETERS, PowerFit, ReadNoise
 from .noise_power import Rings
 
-__all__ = ["FilmSearch", "search_film"]
+__all__ = ["HIDDEN", "FilmSearch", "search_film"]
 
 #: phase at Nyquist by defocus, and by spherical aberration [rad]; half widths of the envelope [Nyquist]
 DEFOCUS, SPHERICAL = (0.0, *np.geomspace(0.7, 200.0, 48)), (-100.0, -30.0, -10.0, 0.0)
@@ -62,7 +62,7 @@ def _forms(k: tuple[float, ...]) -> np.ndarray:
     return forms / forms.max(axis=1, keepdims=True)
 
 
-def search_film(rings: Rings, fit: PowerFit, dark: ReadNoise | None = None) -> FilmSearch:
+def search_film(rings: Rings, fit: PowerFit, dark: ReadNoise | None = None, *, hidden: float = HIDDEN) -> FilmSearch:
     """Search the noise power of the first exposure of a fit for films.
 
     Parameters
@@ -72,6 +72,8 @@ def search_film(rings: Rings, fit: PowerFit, dark: ReadNoise | None = None) -> F
     fit : PowerFit
     dark : ReadNoise, optional
         What the fit knew of the read-out noise.
+    hidden : float
+        Power over that of the noise, as a deviation, of the film that the frames must be thought to hold.
 
     Returns
     -------
@@ -105,11 +107,11 @@ def search_film(rings: Rings, fit: PowerFit, dark: ReadNoise | None = None) -> F
     scores = left @ residual / np.sqrt(np.maximum(information, 1e-12))
     best = int(np.argmax(scores))
     return FilmSearch(float(scores[best]), float(scores[best] / np.sqrt(max(information[best], 1e-12))),
-                      _hidden(forms, slopes, fit))
+                      _hidden(forms, slopes, fit, hidden))
 
 
-def _hidden(forms: np.ndarray, slopes: np.ndarray, fit: PowerFit) -> np.ndarray:
-    """Covariance for a film of the power `HIDDEN` of that form which changes the curve most."""
+def _hidden(forms: np.ndarray, slopes: np.ndarray, fit: PowerFit, hidden: float) -> np.ndarray:
+    """Covariance for a film of the power ``hidden`` of that form which changes the curve most."""
     spread = np.where(LOGARITHMIC, fit.curve, 1.0)[: fit.free] * np.array(DETECTORS)[: fit.free]
     usual = np.zeros((len(slopes), fit.free))
     usual[1 : 1 + fit.free] = np.diag(1 / spread)
@@ -117,7 +119,7 @@ def _hidden(forms: np.ndarray, slopes: np.ndarray, fit: PowerFit) -> np.ndarray:
     size = np.sqrt((slopes**2).sum(axis=1, keepdims=True))
     change = np.linalg.lstsq((slopes / size).T, forms.T, rcond=1e-9)[0]
     information = ((forms - change.T @ (slopes / size)) ** 2).sum(axis=1)
-    wrong = (change / size).T[:, 1 : 1 + fit.free] / np.sqrt(information + HIDDEN**-2)[:, None]
+    wrong = (change / size).T[:, 1 : 1 + fit.free] / np.sqrt(information + hidden**-2)[:, None]
     curves = wrong @ np.array(_slopes(np.linspace(0, 1, 51), fit, lambda curve: curve))
     most = wrong[int(np.argmax(np.abs(curves).max(axis=1)))]
     full = np.zeros((len(PARAMETERS),) * 2)

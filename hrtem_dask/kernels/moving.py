@@ -12,12 +12,15 @@ from scipy import fft
 
 from .noise_power import ring_numbers
 
-__all__ = ["BANDS", "moved_by"]
+__all__ = ["BANDS", "LOWEST", "NEAR_PART", "moved_by"]
 
 #: from here [Nyquist], above what drifting illumination adds, to one of these
 LOWEST, BANDS = 0.05, (0.25, 0.5, 0.8)
 #: rings that are taken together
 WIDE = 4
+#: up to this shift [pixel] a camera whose pixels or MTF are not quite round leaves a peak too; part of the noise's
+#: power that a peak there must have
+NEAR, NEAR_PART = 3.0, 0.05
 
 
 def moved_by(power: np.ndarray, shape: tuple[int, int], use: np.ndarray) -> tuple[float, float]:
@@ -52,6 +55,7 @@ def moved_by(power: np.ndarray, shape: tuple[int, int], use: np.ndarray) -> tupl
     """
     k, ring, n = ring_numbers(shape)
     ring = ring // WIDE
+    lags = np.hypot(*np.meshgrid(*(np.fft.fftfreq(s) * s for s in shape), indexing="ij")) <= NEAR
     best = (0.0, 0.0)
     for end in BANDS:
         at = use & (k > LOWEST) & (k < end)
@@ -61,7 +65,9 @@ def moved_by(power: np.ndarray, shape: tuple[int, int], use: np.ndarray) -> tupl
         mean = np.bincount(ring[at], power[at], n) / np.maximum(np.bincount(ring[at], minlength=n), 1)
         ratio = np.zeros(power.shape)
         ratio[at] = power[at] / np.maximum(mean[ring[at]], 1e-300) - 1
-        height = float(np.abs(fft.irfft2(ratio, s=shape)).max()) * shape[0] * shape[1]
+        heights = np.abs(fft.irfft2(ratio, s=shape)) * shape[0] * shape[1]
+        heights[lags & (heights < NEAR_PART * modes)] = 0.0
+        height = float(heights.max())
         # a mode and its mirror image are one: of deviation 1 where the power is exponential
         best = max(best, (float(height / np.sqrt(2 * modes)), height / modes))
     return best
