@@ -211,6 +211,9 @@ def test_records_do_not_depend_on_chunks_and_saturate() -> None:
     ({"expectation": -np.ones((4, 4))}, "below 0"), ({"expectation": np.full((4, 4), np.nan)}, "not finite"),
     ({"gain": 0}, "gain is 0"), ({"read_noise": -1}, "read_noise is -1"), ({"dtype": "complex64"}, "dtype"),
     ({"expectation": np.ones(4)}, "expectations"), ({"mtf": 3}, "mtf is 3"),
+    ({"offset": 100, "saturation": 50}, "offset is 100 counts, and float32 with this saturation holds -inf to 50"),
+    ({"offset": 70000, "dtype": "uint16"}, "holds 0 to 65535"), ({"offset": -5, "dtype": "uint16"}, "offset is -5"),
+    ({"offset": np.nan}, "offset is nan"), ({"saturation": 0}, "saturation is 0"), ({"gain": "4"}, "gain is '4'"),
     ({"expectation": da.ones((4, 4)), "seed": np.random.default_rng(0)}, "integer seed"),
 ])
 def test_impossible_cameras_are_refused(options, says) -> None:

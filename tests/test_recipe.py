@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hrtem_dask.detector import MTF
 from hrtem_dask.simulate.keys import Span, in_units
 from hrtem_dask.simulate.lattices import parse_zone_axis
 from hrtem_dask.simulate.matter import words
-from hrtem_dask.simulate.recipe import SECTIONS, crystals_of, describe_recipe, load_recipe, shipped_recipes
+from hrtem_dask.simulate.recipe import SECTIONS, _Loader, crystals_of, describe_recipe, load_recipe, shipped_recipes
 
 
 def recipe(**sections):
@@ -135,6 +136,21 @@ def test_files_that_are_no_recipes(tmp_path, text, message):
     said = CliRunner().invoke(main, ["simulate", str(tmp_path / "bad.yaml"), "--describe"])
     assert said.exit_code == 4
     assert message in " ".join(said.output.split())
+
+
+def test_yaml_merges_keys_and_still_refuses_what_stands_there_twice(tmp_path):
+    """A key of its own wins over a merged one, of several merged ones the first; in whatever order they are made."""
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\nfilm: {<<: [{density: 0.09}, {density: 0.08, thickness: 20}], absent_fraction: 0.5}\n"
+                    "particles: &p {<<: &q {number: 3, diameter: 20}, diameter: 30}\n")
+    loaded = load_recipe(file)
+    assert (loaded.film.density, loaded.film.thickness.high, loaded.film.absent_fraction) == (0.09, 20, 0.5)
+    assert (loaded.particles.number.high, loaded.particles.diameter.high) == (3, 30)
+    text = "top: {deep: &b {<<: &a {x: 1}, x: 2}}\nlater: {<<: *b, y: 3}\n"  # `later` is made before `deep` is
+    assert yaml.load(text, _Loader) == {"top": {"deep": {"x": 2}}, "later": {"x": 2, "y": 3}}
+    for twice in ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", "a: {<<: {x: 1, x: 2}}", "a: {<<: {z: 1}, x: 1, x: 2}"):
+        with pytest.raises(yaml.YAMLError, match="stands there twice"):
+            yaml.load(twice, _Loader)
 
 
 def test_images_without_a_lattice_may_be_coarse():

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from ..core.checks import check_number
 from ..core.errors import InputError
 from ..core.provenance import record as provenance
 from ..kernels.camera import digitise, expose, pedestal, radial_frequency, read_out
@@ -59,7 +60,8 @@ def record(expectation: Any, mtf: MTF | None = None, *, gain: float = 1.0, offse
     Raises
     ------
     InputError
-        If expectations are negative or not finite, or an argument makes no sense.
+        If expectations are negative or not finite, an argument makes no sense, or the offset alone is
+        beyond what ``dtype`` and ``saturation`` let through.
 
     Examples
     --------
@@ -100,18 +102,21 @@ def _camera(mtf: MTF | None, gain: float, offset: float | None, read_noise: floa
             saturation: float | None) -> dict[str, Any]:
     if mtf is not None and not callable(mtf):
         raise InputError(f"mtf is {mtf!r}; expected an MTF, as MTF(scale=0.5, power=2.5)")
-    numbers = {"gain": gain, "offset": 0.0 if offset is None else offset, "read_noise": read_noise,
-               "saturation": 1.0 if saturation is None else saturation}
-    for name, value in numbers.items():
-        if not math.isfinite(value) or (name in ("gain", "saturation") and value <= 0) or (
-                name == "read_noise" and value < 0):
-            raise InputError(f"{name} is {value!r}; expected a finite number"
-                             + (", not negative" if name == "read_noise" else ", above 0" if name != "offset" else ""))
+    check_number("gain", gain, "counts/electron", above=0)
+    check_number("read_noise", read_noise, "electron", least=0)
+    for name, value in (("offset", offset), ("saturation", saturation)):
+        if value is not None:
+            check_number(name, value, "counts", above=0 if name == "saturation" else -math.inf)
     kind = np.dtype(np.float32 if dtype is None else dtype)
     if kind.kind not in "iuf":
         raise InputError(f"dtype is {dtype!r}; expected integers as 'uint16', or 'float32'")
     if offset is None:
         offset = pedestal(read_noise, gain) if kind.kind in "iu" else 0.0
+    low, high = (np.iinfo(kind).min, np.iinfo(kind).max) if kind.kind in "iu" else (-math.inf, math.inf)
+    top = min(high, math.inf if saturation is None else saturation)
+    if not low <= offset < top:
+        raise InputError(f"the offset is {offset:g} counts, and {kind} with this saturation holds {low:g} to {top:g}: "
+                         f"a pixel without electrons would be cut off. Expected an offset in that range, below its end")
     return {"mtf": mtf, "gain": gain, "offset": offset, "read_noise": read_noise, "counting": bool(counting),
             "dtype": kind, "saturation": saturation}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -11,15 +12,18 @@ from typing import Any
 import numpy as np
 
 from ..core.calibration import check_pixel_size
+from ..core.checks import check_number
 from ..core.errors import InputError
+from ..kernels.camera import PEDESTAL
 from .camera import Camera
-from .checks import check_number
 from .keys import Span
 from .microscope import Optics
 from .recipe import Field, Recipe, check_sampling
 
-__all__ = ["check_cell", "check_defocus", "check_movie_sampling", "check_numbers", "check_parts", "check_shape",
-           "check_square"]
+__all__ = ["check_cell", "check_defocus", "check_movie_sampling", "check_numbers", "check_parts", "check_range",
+           "check_shape", "check_square"]
+
+TOP = 65535  # counts: frames are uint16
 
 #: what no lens has less than none of
 SIZES = ("focal_spread", "convergence", "blur")
@@ -134,6 +138,35 @@ def check_parts(*, recipe: Any, optics: Any, camera: Any, motion: Any, store: An
     for name, good, expected in kinds:
         if not good:
             raise InputError(f"{name} is {found[name]!r}; expected {expected}")
+
+
+def check_range(camera: Camera) -> None:
+    """Refuse a camera whose frames 16 bit cannot hold: they would be cut off without a word.
+
+    There is room for fringes of twice the intensity of vacuum, and for six standard deviations of their
+    noise. Hot pixels may saturate, as real ones do.
+
+    Raises
+    ------
+    InputError
+        Which says what gain or which offset fits.
+    """
+    vacuum, offset = camera.dose * camera.pixel_size**2, camera.pedestal
+    if offset < 0:
+        raise InputError(f"the camera's offset is {offset:g} counts; expected 0 or more: frames are uint16, which "
+                         "would cut off what is below 0")
+    most = 2 * vacuum + 6 * math.sqrt(2 * vacuum + camera.read_noise**2)  # electrons a pixel
+    if offset + camera.gain * most <= TOP:
+        return
+    noise = PEDESTAL * camera.read_noise  # an offset that was not given follows the gain
+    free = offset == math.ceil(noise * camera.gain)
+    gain = (TOP - 1) / (most + noise) if free else (TOP - offset) / most
+    rounded = math.floor(gain * 1000) / 1000 if gain >= 0.001 else gain
+    fits = f"a gain of at most {rounded:g}" if gain > 0 else f"an offset well below {TOP}"
+    raise InputError(f"the camera's gain is {camera.gain:g} counts an electron and its offset {offset:g}: "
+                     f"{vacuum:.4g} electrons a pixel of vacuum, with room for fringes and noise, come to "
+                     f"{offset + camera.gain * most:.4g} counts, and uint16 holds {TOP}. Expected {fits}, or a lower "
+                     "dose")
 
 
 def check_optics(optics: Any) -> None:

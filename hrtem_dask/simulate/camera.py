@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..core.checks import check_number
 from ..core.errors import InputError
 from ..detector.mtf import MTF
 from ..kernels.camera import expose, pedestal, radial_frequency, read_out
-from .checks import check_number
 from .recipe import Imaging
 
 __all__ = ["MTF_MARGIN", "Camera", "draw_camera", "record"]

@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,23 @@ from ..core.calibration import make_movie
 from ..core.provenance import package_version
 from ..core.provenance import record as provenance
 from ..io.store import ArraySpec, frame_spec, open_store
-from ..kernels.camera import digitise
-from ..kernels.fourier_grid import fourier_shift
 from .arguments import (
     check_cell,
     check_defocus,
     check_movie_sampling,
     check_numbers,
     check_parts,
+    check_range,
     check_shape,
     check_square,
 )
-from .camera import MTF_MARGIN, Camera, record
-from .columns import column_table
-from .labels import gold_thickness, instance_labels
-from .microscope import Optics, expected_images
-from .movie_store import BATCH_RECORD, WAVE_RECORD, Exposed, MovieStore, open_truth
-from .multislice import SliceMemory, exit_wave
+from .camera import Camera
+from .microscope import Optics
+from .movie_store import BATCH_RECORD, WAVE_RECORD, MovieStore, open_truth
+from .movie_tasks import SLICES, Recording, frames_task, wave_task
 from .recipe import Recipe, load_recipe
 from .scenes import Motion, Scene, Wander
-from .sets import TRUTH_SAMPLING
+from .set_store import THICKNESS_SAMPLING, TRUTH_SAMPLING
 from .tasks import Effort, run_tasks
 
 __all__ = ["movie"]
@@ -54,46 +51,9 @@ ROOM = 16.0  # angstrom around the frame, at least: as far as strong defocus spr
 GAIN = 20.0  # counts an electron
 BRIGHTEST = 16000.0  # counts a pixel of vacuum: what 16 bit hold with room for noise and for bright fringes
 BATCHES = 16  # at least so many tasks record the frames
-THICKNESS_SAMPLING = 1.0  # angstrom
 REVISION = 2  # of what a seed makes: a movie begun by another one is not continued
-#: slices of the film that the next configuration has too; a process keeps so many bytes of them
-SLICES = SliceMemory(384 << 20)
 OPTICS = Optics(defocus=600.0, cs=1.2e7 * 0.05, focal_spread=40.0, convergence=1e-4, aperture=0.7,
                 absorption_length=400.0, blur=0.4)
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """How the frames of a movie are recorded; small, because it travels with every task.
-
-    ``shifts`` (frame, 2) is the drift (y, x) [angstrom], ``focus`` (frame, image) the defocus of each
-    image [angstrom], ``origin`` (y, x) where the first pixel of a frame without drift lies in the cell
-    [angstrom], ``cell`` the side of that in pixels. ``series`` says whether a frame is a focal series.
-    """
-
-    index: np.ndarray
-    shifts: np.ndarray
-    focus: np.ndarray
-    shape: tuple[int, int]
-    cell: int
-    origin: tuple[float, float]
-    camera: Camera
-    optics: Optics
-    energy: float
-    seed: int
-    batch: int
-    series: bool
-    particles: int
-
-    @property
-    def box(self) -> float:
-        """Side of the cell [angstrom]."""
-        return self.cell * self.camera.pixel_size
-
-    @property
-    def batches(self) -> int:
-        """Number of batches of frames."""
-        return -(-len(self.index) // self.batch)
 
 
 def movie(
@@ -165,7 +125,8 @@ def movie(
         Change of the defocus from frame to frame [angstrom], random walk.
     camera : Camera, optional
         Detector, instead of the usual one; `pixel_size` and `dose` are those given here. Where it has
-        read noise, `Camera.offset` keeps that above 0.
+        read noise, `Camera.offset` keeps that above 0. Twice the counts of vacuum, and noise, must fit
+        into 16 bit.
     workers : int, optional
         Compute in this many processes of this machine instead of threads; a script that asks for
         them needs the usual ``if __name__ == "__main__":``.
@@ -181,8 +142,8 @@ def movie(
     Raises
     ------
     InputError
-        If an argument makes no sense, the pixels are too coarse for a lattice of the recipe, or the
-        store holds something else.
+        If an argument makes no sense, the pixels are too coarse for a lattice of the recipe, the counts
+        of the camera do not fit into 16 bit, or the store holds something else.
     """
     check_numbers(n_frames=n_frames, frames_per_wave=frames_per_wave, seed=seed, workers=workers, dose=dose,
                   frame_time=frame_time, turn=turn, wander=wander, drift=drift, focus_drift=focus_drift)
@@ -200,6 +161,7 @@ def movie(
     used = replace(camera or Camera(pixel, dose, gain=min(GAIN, BRIGHTEST * len(images) / (dose * pixel**2))),
                    pixel_size=pixel, dose=dose / len(images), digitised=True)
     used = replace(used, offset=used.pedestal)
+    check_range(used)
     states = scene.states()
     spec = movie_spec(n_frames, shape, len(images), defocus is not None)
     recording = Recording(scene.index, shifts, focus, shape, cell, origin, used, optics, recipe.field.energy,
@@ -309,68 +271,6 @@ def make(store: MovieStore, scene: Scene, recording: Recording, states: dict[str
         for _ in run_tasks(frames_task, [(recording, b, store) for b in batches], client, workers):
             pass
     store.finish(all_true(store, recording, states, count), {})
-
-
-def wave_task(scene: Scene, recording: Recording, k: int, store: MovieStore) -> int:
-    """Exit wave, labels, thickness and columns of one configuration."""
-    specimen, box = scene.specimen(k), recording.box
-    labels = instance_labels(specimen, box / round(box / TRUTH_SAMPLING)).astype(np.int32)
-    thickness = gold_thickness(specimen.gold, (box, box), box / round(box / THICKNESS_SAMPLING),
-                               numbers=specimen.gold_numbers)
-    store.write_wave(k, Exposed(exit_wave(specimen, scene.field, memory=SLICES), labels, thickness.astype(np.float32)),
-                     column_table(specimen))
-    return k
-
-
-def frames_task(recording: Recording, batch: int, store: MovieStore) -> int:
-    """Frames and labels of one batch."""
-    SLICES.forget()  # all waves are there
-    first = batch * recording.batch
-    index = recording.index[first:first + recording.batch]
-    images = recording.focus.shape[1]
-    movie = np.empty((len(index), images, *recording.shape), np.uint16)
-    labels = np.empty((len(index), *recording.shape), np.int32)
-    for k in np.unique(index):
-        exposed, known = store.read_wave(int(k)), {}
-        for i in np.flatnonzero(index == k):
-            focus = tuple(recording.focus[first + i])
-            if focus not in known:
-                known = {focus: expected(exposed, focus, recording)}
-            movie[i], labels[i] = record_frame(known[focus], exposed.labels, first + i, recording)
-    edge = np.ones(recording.shape, bool)
-    edge[1:-1, 1:-1] = False
-    found = {
-        "particle_area": counted(labels, recording.particles) * recording.camera.pixel_size**2,
-        "particle_touches_border": counted(labels * edge, recording.particles) > 0,
-    }
-    store.write_batch(batch, first, movie if recording.series else movie[:, 0], labels, found)
-    return batch
-
-
-def expected(exposed: Exposed, focus: Sequence[float], recording: Recording) -> list[np.ndarray]:
-    """Expected images of the whole cell at these defoci, on the grid of the camera."""
-    lenses = [replace(recording.optics, defocus=float(d)) for d in focus]
-    return expected_images(exposed.wave, recording.box / len(exposed.wave), lenses, energy=recording.energy,
-                           gold_thickness=exposed.thickness, shapes=[(recording.cell,) * 2] * len(lenses))
-
-
-def record_frame(images: Sequence[np.ndarray], labels: np.ndarray, frame: int,
-                 recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Record the window of periodic images that one frame shows, and cut its labels."""
-    rng, pixel = np.random.default_rng([recording.seed, 6, frame]), recording.camera.pixel_size
-    shift, origin = recording.shifts[frame], recording.origin
-    m = MTF_MARGIN
-    window = np.ix_(*(np.arange(-m, n + m) % recording.cell for n in recording.shape))
-    counts = [record(fourier_shift(image, tuple((shift - origin) / pixel))[window], recording.camera, rng)
-              for image in images]
-    at = [np.round((np.arange(n) * pixel + o - s) / recording.box * len(labels)).astype(int) % len(labels)
-          for n, o, s in zip(recording.shape, origin, shift, strict=True)]
-    return digitise(np.stack(counts), np.uint16), labels[np.ix_(*at)]
-
-
-def counted(labels: np.ndarray, particles: int) -> np.ndarray:
-    """Pixels of each particle in each frame (frame, particle)."""
-    return np.array([np.bincount(frame.ravel(), minlength=particles + 1)[1:particles + 1] for frame in labels])
 
 
 def all_true(store: MovieStore, recording: Recording, states: dict[str, xr.Variable],

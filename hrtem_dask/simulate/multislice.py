@@ -70,7 +70,8 @@ class SliceMemory:
     Parameters
     ----------
     most : int
-        Bytes to keep at most.
+        Bytes to keep at most from one specimen to the next. While a wave is made, as many again are there:
+        those of the specimen before, and those of this one.
     """
 
     def __init__(self, most: int) -> None:
@@ -143,7 +144,7 @@ def _transmissions(potential: Any, energy: float, memory: SliceMemory | None) ->
 
     aperture = antialias_aperture(potential.gpts, potential.sampling, np).astype(np.float32)
     sigma, sliced = np.float32(energy2sigma(energy)), potential.get_sliced_atoms()
-    before, known, fresh = memory.kept if memory else {}, {}, {}
+    before, known, fresh, size = memory.kept if memory else {}, {}, {}, 0
     about = repr((potential.gpts, potential.sampling, energy)).encode()
     for i, thickness in enumerate(potential.slice_thickness):
         atoms = sliced.get_atoms_in_slices(i)
@@ -163,7 +164,8 @@ def _transmissions(potential: Any, energy: float, memory: SliceMemory | None) ->
         out = fft.fft2(out, overwrite_x=True)
         out *= aperture
         out = fft.ifft2(out, overwrite_x=True)
-        if memory:
+        size += out.nbytes
+        if memory and size <= memory.most:  # what would be dropped at the end is not held until then
             fresh[key] = out
         yield out
     if memory:

@@ -23,6 +23,7 @@ __all__ = ["Field", "Film", "Imaging", "Particles", "Recipe", "Sheet", "Span", "
 
 FOLDER = Path(__file__).parent / "recipes"
 SHEET_LATTICE = 3.16  # angstrom
+MERGE = "tag:yaml.org,2002:merge"  # of the key "<<" in YAML
 
 
 @dataclass(frozen=True)
@@ -246,13 +247,20 @@ def _mtf(text: str, folder: Path) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML that does not let the second of two equal keys win silently."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands there twice",
-                                                    node.start_mark)
-        return super().construct_mapping(node, deep)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in what "<<" merges, after a look at the keys as written: those that are merged in may be replaced.
+
+        This comes before a mapping is made, or merged into another one, whichever is first.
+        """
+        if not getattr(node, "looked_at", False):
+            node.looked_at = True
+            # a merge key has no value that could be constructed
+            keys = [key.value if key.tag == MERGE else self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+            if twice:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands there twice",
+                                                        node.start_mark)
+        super().flatten_mapping(node)
 
 
 def _read(source: str | Path) -> dict[str, Any]:

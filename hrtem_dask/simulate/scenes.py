@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
+from ..core.checks import check_number
 from ..core.errors import InputError
-from .checks import check_number
 from .keys import Span
 from .lattices import COLUMN_AXES, family_of, lattice_of, parse_zone_axis
 from .matter import words
@@ -256,6 +256,10 @@ class MovingParticles:
             placed.append(cluster.moved(p + [*move, 0.0]))
         return parts.specimen(placed, self.heights)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel with the heights: else every process would look through all configurations for each of its own."""
+        return vars(self) | {"heights": self.heights}
+
     @cached_property
     def heights(self) -> tuple[float, float]:
         """Lowest and highest z of any atom in any configuration [angstrom].
@@ -300,7 +304,8 @@ class MovingParticles:
             "particle": xr.Variable(("particle",), np.arange(1, count + 1)),
             "particle_diameter": xr.Variable(("particle",), [float(p.info["diameter"]) for p in particles],
                                              {"units": "angstrom", "long_name": "mean diameter, as cut"}),
-            "particle_atoms": xr.Variable(("particle",), np.array([len(p) for p in particles], int)),
+            "particle_atoms": xr.Variable(("particle",), np.array([len(p) for p in particles], int), {
+                "long_name": "as drawn, before a particle gives way to one that it meets"}),
             "particle_species": xr.Variable(("particle",), np.array([p.info["species"] for p in particles], "U2")),
             "particle_twin": xr.Variable(("particle",), np.array([p.info["twin"] for p in particles], bool)),
         }
