@@ -65,7 +65,12 @@ def test_workers_do_not_change_the_weights(store, tmp_path):
 
 
 def test_a_time_comes_to_the_same_as_the_number_of_iterations_on_the_card(store, tmp_path):
-    timed = train(store, out=tmp_path / "timed", minutes=0.05, seed=2, scores=False, **SMALL)
+    shown = []
+    timed = train(store, out=tmp_path / "timed", minutes=0.05, seed=2, scores=False,
+                  progress=lambda *a: shown.append(a), **SMALL)
+    assert shown[0][0] == 0  # what was done before this run: nothing
+    assert shown[1][0] == Settings().warm_up
+    assert shown[-1][0] == shown[-1][1]
     n = timed.card["training"]["iterations"]
     assert n > Settings().warm_up
     assert f"--iterations {n} " in timed.card["training"]["commands"][1]

@@ -86,7 +86,7 @@ class Run:
                              f"{self.iterations}, or give another --out")
         cut = seconds if iterations else None
         self.iterations, self.workers = iterations or self.iterations, workers
-        done, start = self.seconds, time.monotonic()
+        done, start, begun = self.seconds, time.monotonic(), self.iteration
         saved = timed = start
         with pool_of(self.settings, self.source, workers) as submit:
             self.images = [f.result() for f in [submit("validation", k) for k in range(self.source.judged)]]
@@ -105,6 +105,8 @@ class Run:
                     each = (now - timed) / max(self.settings.warm_up - self.settings.warm_up // 2, 1)
                     self.iterations = self.iteration + max(1, int(((seconds or 0) - self.seconds) / each))
                     say(f"{each:.2f} s an iteration: {self.iterations} iterations")
+                    if show:
+                        show(begun, self.iterations, "")  # where this run began, before where it stands
                 self.validate(submit)
                 if show and self.iterations:
                     show(self.iteration, self.iterations, self.said())
