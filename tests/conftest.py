@@ -21,3 +21,8 @@ def shared_data() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20261122)
+
+
+@pytest.fixture
+def stack(rng):
+    return rng.integers(0, 4000, (6, 20, 30), dtype=np.uint16)
