@@ -53,7 +53,7 @@ ONE_FRAME = ("one frame cannot tell a weak film from vacuum: a film without Thon
              "the frame is of vacuum must be known from elsewhere. Eight frames, or a second exposure with dark "
              "frames, tell")
 FEW_FRAMES = ("fewer than {many} frames cannot tell a weak film that moves from vacuum: the errors hold one that adds "
-              "{part:.0%} to the noise. More frames, or a second exposure with dark frames, tell")
+              "up to {part:.0%} to the noise. More frames, or a second exposure with dark frames, tell")
 
 
 def say(notes: list[str], text: str, *, level: int = 3) -> None:
@@ -175,13 +175,13 @@ def hidden_film(fit: PowerFit, rings: Rings, dark: ReadNoise | None, noise: Nois
                                                                                              list[str]]:
     """Refuse frames that show a film; return the covariance that one which does not show adds, and what to say of it.
 
-    The film that few frames can hide is as strong as the difference of two does not show.
+    The strongest film that few frames can hide is what the difference of two does not show: two deviations.
     """
-    part = HIDDEN
+    part = 2 * HIDDEN
     if noise.frames > 1:
         modes = 0.5 * np.pi * (SHIFT_BANDS[0]**2 - LOWEST**2) * noise.shape[0] * noise.shape[1] / 4
-        part = float(np.clip(_shift_limit(noise) * np.sqrt(2 / modes), NEAR_PART, HIDDEN))
-    film = search_film(rings, fit, dark, hidden=part)
+        part = float(np.clip(_shift_limit(noise) * np.sqrt(2 / modes), NEAR_PART, part))
+    film = search_film(rings, fit, dark, hidden=part / 2)
     if noise.frames > 1:
         if film.score > FILM_IN_FRAMES and film.part > FILM_PART:
             raise InputError("this is not vacuum: the spectrum rises and falls as behind a film that moves, by "
