@@ -57,7 +57,7 @@ class TurnedAdam:
     ...     layer.zero_grad()
     ...     (layer(x)[:, 0] - x[:, 0] + x[:, 1] - 2).square().mean().backward()
     ...     optimiser.step(0.1)
-    >>> float((layer(x)[:, 0] - x[:, 0] + x[:, 1] - 2).abs().max()) < 0.2
+    >>> (layer(x)[:, 0] - x[:, 0] + x[:, 1] - 2).abs().max().item() < 0.2
     True
     """
 
