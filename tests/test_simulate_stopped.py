@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from hrtem_dask.cli import Terminated, ending_when_told
+from hrtem_dask.simulate import sets
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process could act on")
 
@@ -95,6 +96,20 @@ def test_a_command_that_is_told_to_end_removes_what_is_temporary_and_goes_on_lat
         run.kill()
     assert not list((tmp_path / "tmp").glob("hrtem-dask-*"))
     assert (tmp_path / "set.zarr" / "finished").is_dir()  # what is there was gathered
+
+
+def test_what_was_written_is_gathered_even_if_the_answer_of_the_worker_was_lost(tmp_path, monkeypatch):
+    def cut_off(function, tasks, *_):
+        function(*tasks[0])
+        raise Terminated(143)
+        yield
+
+    recipe = {"name": "tiny", "field": {"box": 40, "wave_sampling": 0.35, "slice_thickness": 4},
+              "particles": {"diameter": [10, 14], "number": [1, 2]}, "film": {"thickness": [8, 12]}}
+    monkeypatch.setattr(sets, "run_tasks", cut_off)
+    with pytest.raises(Terminated):
+        sets.dataset(recipe, tmp_path / "set.zarr", 3, seed=1)
+    assert sets.open_dataset(tmp_path / "set.zarr").to_xarray()["finished"].values.tolist() == [True, False, False]
 
 
 def test_sigterm_is_given_back():

@@ -23,6 +23,7 @@ import xarray as xr
 from ..core.errors import InputError, MissingInputError
 from ..core.provenance import package_version
 from ..io.store import open_store
+from ..io.texts import rows_with_text
 from .columns import column_table
 from .labels import OUTLINES, gold_thickness, half_thickness_mask, instance_labels
 from .multislice import exit_wave
@@ -278,7 +279,7 @@ def dataset(recipe: str | Path | dict | Recipe, store: str | Path, n: int, *, se
                 if progress:
                     progress(done, n)
     finally:
-        if done:
+        if rows_with_text(store, RECORD):  # of workers too whose answer did not arrive before the run was told to end
             gather(store)
     log.info("%s", effort)
     return replace(open_dataset(store), effort=effort)
