@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hrtem_dask import load_model, segment
+from hrtem_dask.analysis.segment import layout_of
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import InputError
+from hrtem_dask.kernels.parts import evaluate_in_parts
 from hrtem_dask.kernels.unet import UNetWeights, mirrored
-from hrtem_dask.networks import evaluate, save_model
+from hrtem_dask.networks import Model, evaluate, save_model
+from hrtem_dask.networks.cards import complete_card
 from hrtem_dask.networks.unet import UNet
 
 CARD = {"classes": ["background", "particle"], "pixel_size": 0.5, "dose_range": [10, 100]}
@@ -98,6 +101,34 @@ def test_a_file_loads_and_segments_the_same_in_tiles(tmp_path, rng):
     tiles = segment(movie.chunk({"y": 70, "x": 33}), model, halo="exact", tile=128).compute()
     assert float(whole.sel({"class": "particle"}).std()) > 0.02
     assert np.allclose(whole, tiles, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pixel_size", "tile"), [(0.5, 100), (0.41, 90), (0.8, 75)])
+def test_tiles_halve_the_frame_in_the_same_places_wherever_they_begin(rng, pixel_size, tile):
+    weights = fresh(2, width=3, levels=3).to_weights()
+    model = Model("u", complete_card(CARD, weights, "0" * 64), weights)
+    movie = make_movie(rng.poisson(9, (1, 250, 410)), pixel_size=pixel_size)
+    layout = layout_of(movie, model, halo="exact", tile=tile)
+    assert any(span.need[0] % 8 for span in layout.y.spans[1:])
+    assert not any(span.window[0] % 8 for axis in (layout.y, layout.x) for span in axis.spans)
+    whole = segment(movie, model).compute()
+    assert np.allclose(whole, segment(movie, model, halo="exact", tile=tile).compute(), atol=1e-5)
+
+
+def test_an_image_halved_for_lack_of_memory_gives_the_same():
+    weights = fresh(4, width=2, levels=3).to_weights()
+    image = np.random.default_rng(1).normal(size=(1, 333, 270)).astype(np.float32)
+    sizes = []
+
+    def little(part, edges):
+        sizes.append(part.shape[1:])
+        if part.size > 0.6 * image.size:
+            raise MemoryError
+        return evaluate(weights, part)
+
+    parts = evaluate_in_parts(little, image, (True,) * 4, weights.receptive_radius, grid=weights.grid)
+    assert len(sizes) > 2
+    assert np.allclose(parts, evaluate(weights, image), atol=1e-5)
 
 
 def test_what_is_no_unet_is_refused(tmp_path):

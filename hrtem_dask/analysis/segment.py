@@ -182,7 +182,8 @@ def layout_of(
     if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1:
         raise InputError(f"tile is {tile!r}; expected a positive number of network pixels, as 1024, or None")
     blending = (0, window, side) if window else (h,)
-    return Layout(*(Axis(n, ratio, int(tile), *blending) for n, ratio in zip((grid.ny, grid.nx), ratios, strict=True)))
+    return Layout(*(Axis(n, ratio, int(tile), *blending, grid=model.weights.grid)
+                    for n, ratio in zip((grid.ny, grid.nx), ratios, strict=True)))
 
 
 def check_window(window: str | None, size: int | None, halo: str | int = "auto") -> None:

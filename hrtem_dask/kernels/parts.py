@@ -33,6 +33,7 @@ def evaluate_in_parts(
     smallest: int = 128,
     planes: int = 0,
     available: Callable[[], int] | None = None,
+    grid: int = 1,
 ) -> np.ndarray:
     """Evaluate an image, in ever smaller parts where memory does not suffice.
 
@@ -54,6 +55,8 @@ def evaluate_in_parts(
         Returns the memory there is [byte]. Where that is less than the planes take, an image is
         halved before memory is asked for, because a system that promises more than it has ends
         the process later instead of refusing now.
+    grid : int
+        Coarsest pixel of the network [pixel]: parts begin at multiples of it.
 
     Returns
     -------
@@ -80,8 +83,8 @@ def evaluate_in_parts(
     out, todo = None, [whole]
     while todo:
         core = todo.pop()
-        a, b, c, d = window = _window(core, size, halo)
-        halves = _halves(core, size, halo, smallest)
+        a, b, c, d = window = _window(core, size, halo, grid)
+        halves = _halves(core, size, halo, smallest, grid)
         need = 4 * planes * (b - a) * (d - c)
         try:
             if halves and available is not None and need > available():
@@ -150,9 +153,10 @@ def evaluate_in_batches(
     return out
 
 
-def _window(core: Rectangle, size: tuple[int, ...], halo: int) -> Rectangle:
+def _window(core: Rectangle, size: tuple[int, ...], halo: int, grid: int) -> Rectangle:
     y0, y1, x0, x1 = core
-    return max(0, y0 - halo), min(size[0], y1 + halo), max(0, x0 - halo), min(size[1], x1 + halo)
+    top, left = (max(0, start - halo) // grid * grid for start in (y0, x0))
+    return top, min(size[0], y1 + halo), left, min(size[1], x1 + halo)
 
 
 def _edges_of(window: Rectangle, size: tuple[int, ...], edges: Edges) -> Edges:
@@ -161,7 +165,7 @@ def _edges_of(window: Rectangle, size: tuple[int, ...], edges: Edges) -> Edges:
     return top and a == 0, bottom and b == size[0], left and c == 0, right and d == size[1]
 
 
-def _halves(core: Rectangle, size: tuple[int, ...], halo: int, smallest: int) -> list[Rectangle]:
+def _halves(core: Rectangle, size: tuple[int, ...], halo: int, smallest: int, grid: int) -> list[Rectangle]:
     """Both halves of the longer side; none where they are too small already, or hardly smaller with their halo."""
     y0, y1, x0, x1 = core
     if max(y1 - y0, x1 - x0) <= max(1, smallest):
@@ -174,7 +178,7 @@ def _halves(core: Rectangle, size: tuple[int, ...], halo: int, smallest: int) ->
         halves = [(y0, y1, x0, middle), (y0, y1, middle, x1)]
 
     def area(rectangle: Rectangle) -> int:
-        a, b, c, d = _window(rectangle, size, halo)
+        a, b, c, d = _window(rectangle, size, halo, grid)
         return (b - a) * (d - c)
 
     return halves if max(map(area, halves)) <= WORTH * area(core) else []

@@ -94,6 +94,9 @@ class Axis:
         Blend overlapping windows with this weight instead of trimming a halo.
     window : int
         Side of those windows [network pixel].
+    grid : int
+        Coarsest pixel of the network [network pixel]: what is evaluated begins at a multiple of it, so that
+        every tile halves the frame in the same places.
     """
 
     n: int
@@ -102,6 +105,7 @@ class Axis:
     halo: int
     taper: str | None = None
     window: int = 0
+    grid: int = 1
 
     @property
     def size(self) -> int:
@@ -146,7 +150,7 @@ class Axis:
         if self.windows:
             window = self.windows.reach(*need)
         else:
-            window = max(0, need[0] - self.halo), min(self.size, need[1] + self.halo)
+            window = max(0, need[0] - self.halo) // self.grid * self.grid, min(self.size, need[1] + self.halo)
         return Span((start, stop), need, window, input_range(*window, self.ratio, self.n))
 
 

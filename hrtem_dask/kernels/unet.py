@@ -93,12 +93,17 @@ class UNetWeights:
         return self.in_channels + 9 * self.width
 
     @property
+    def grid(self) -> int:
+        """Shift of the image [pixel] by whose multiples the result shifts with it: the coarsest pixel."""
+        return 2**self.levels
+
+    @property
     def receptive_radius(self) -> int:
         """Pixels to each side that can reach an output pixel, rounded up to the coarsest pixel.
 
         Two convolutions a scale on the way down and up, and where a pixel lies in a coarse one.
         """
-        coarse = 2**self.levels
+        coarse = self.grid
         reach = sum(4 * 2**i for i in range(self.levels)) + 2 * coarse + coarse - 1
         return -(-reach // coarse) * coarse
 

@@ -244,7 +244,7 @@ def _in_parts(backend: Backend, weights: MSDWeights, image: np.ndarray, device: 
     out = evaluate_in_parts(
         lambda part, sides: backend.run(weights, part, device, sides), image, edges,
         weights.receptive_radius if halo is None else halo, planes=weights.planes,
-        available=(lambda: available_memory() + kept) if look else None)
+        available=(lambda: available_memory() + kept) if look else None, grid=weights.grid)
     return np.ascontiguousarray(out, dtype=np.float32)
 
 

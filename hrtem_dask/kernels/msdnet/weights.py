@@ -95,6 +95,11 @@ class MSDWeights:
         return tuple(self.dilations[i % len(self.dilations)] for i in range(self.depth))
 
     @property
+    def grid(self) -> int:
+        """Shift of the image [pixel] by whose multiples the result shifts with it."""
+        return 1
+
+    @property
     def receptive_radius(self) -> int:
         """Pixels to each side that can reach an output pixel: the sum of the dilations."""
         return sum(self.layer_dilations)
