@@ -1,18 +1,11 @@
-"""The graph behind `segment`: one task a tile, and where a frame has several tiles, its statistics.
-
-A task takes the chunks of the movie that its window meets as they are and cuts the window out of
-them itself: slicing and joining as tasks of their own would make four times as many of them.
-"""
+"""The graph behind `segment`: one task a tile, and where a frame has several tiles, its statistics."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import dask
@@ -27,105 +20,29 @@ from ..kernels.normalise import combine
 from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
 from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
+from .cuts import Cut, Frames, frame_groups, pieces, referred
 from .graphs import read_after, read_again
 
 __all__ = ["Network", "assemble", "count_unknown"]
 
-#: size of one chunk of the result [byte]; longer chunks along `frame` are split
-CHUNK = 256 * 2**20
 #: of frames of more pixels no chunk is read for the tiles before the statistics are there: it would be kept
 LARGE = 2**24
-Range = tuple[int, int]
 
 
 class Network:
     """What a task needs to evaluate: options as values, the weights as one key of the graph."""
 
-    def __init__(self, payload: bytes, classes: int, device: str, backend: str) -> None:
+    def __init__(self, payload: bytes, classes: int, device: str, backend: str, turns: int = 1) -> None:
         self.classes = classes
         self.sha256 = hashlib.sha256(payload).hexdigest()
-        self.options = {"sha256": self.sha256, "device": device, "backend": backend}
+        self.options = {"sha256": self.sha256, "device": device, "backend": backend, "turns": turns}
         # a key of the graph, unlike scattered data, comes back when the worker that held it leaves
         self.payload = dask.delayed(payload, name=f"weights-{self.sha256}", traverse=False)
 
     @classmethod
-    def of(cls, model: Model, device: str, backend: str) -> Network:
+    def of(cls, model: Model, device: str, backend: str, turns: int = 1) -> Network:
         """Pack a model for the way to the workers."""
-        return cls(pack_weights(model.weights), len(model.classes), device, backend)
-
-
-class Frames(NamedTuple):
-    """Frames that go through a task together: a chunk of the movie along ``frame``, or a part of it."""
-
-    chunk: int
-    part: slice
-    count: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a rectangle of a frame is put together from the chunks that it meets.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Channels, rows and columns of the rectangle.
-    chunks : tuple of tuple of int
-        Index of each chunk along the axes after ``frame``.
-    places : tuple of (tuple of slice, tuple of slice)
-        For each chunk, the pixels of the rectangle that it fills and those of the chunk that
-        they come from.
-    """
-
-    shape: tuple[int, ...]
-    chunks: tuple[tuple[int, ...], ...]
-    places: tuple[tuple[tuple[slice, ...], tuple[slice, ...]], ...]
-
-    @classmethod
-    def of(cls, chunks: tuple[tuple[int, ...], ...], y: Range, x: Range) -> Cut:
-        """Cut all channels of some rows and columns out of the chunks along the axes after ``frame``."""
-        ranges = [(0, sum(c)) for c in chunks[:-2]] + [y, x]
-        axes = [_meeting(c, r) for c, r in zip(chunks, ranges, strict=True)]
-        found = list(product(*axes))
-        return cls(
-            (*([1] if len(chunks) == 2 else []), *(b - a for a, b in ranges)),
-            tuple(tuple(one[0] for one in each) for each in found),
-            tuple((tuple(one[1] for one in each), tuple(one[2] for one in each)) for each in found),
-        )
-
-    def take(self, blocks: tuple[np.ndarray, ...], part: slice) -> np.ndarray:
-        """Put the rectangle (frame, channel, y, x) together; a view where one chunk holds it all."""
-        if len(blocks) == 1:
-            out = blocks[0][(part, *self.places[0][1])]
-        else:
-            axes = self.shape[-len(self.chunks[0]):]
-            out = np.empty((len(blocks[0][part]), *axes), np.result_type(*blocks))
-            for block, (there, here) in zip(blocks, self.places, strict=True):
-                out[(slice(None), *there)] = block[(part, *here)]
-        return out.reshape(len(out), *self.shape)
-
-
-def _meeting(chunks: tuple[int, ...], wanted: Range) -> list[tuple[int, slice, slice]]:
-    """Chunks of an axis that hold some of the wanted range: index, where it goes, where it comes from."""
-    found, start = [], 0
-    for i, n in enumerate(chunks):
-        a, b = max(start, wanted[0]), min(start + n, wanted[1])
-        if a < b:
-            found.append((i, slice(a - wanted[0], b - wanted[0]), slice(a - start, b - start)))
-        start += n
-    return found
-
-
-def _referred(source: da.Array, groups: list[Frames]) -> Iterator[tuple[int, Frames, Callable[[Cut], list[TaskRef]]]]:
-    """Go through the groups of frames, each with what refers to its chunks.
-
-    All tasks of a group share one reference a chunk: in large graphs the objects are what takes the time.
-    """
-    within = list(product(*(range(n) for n in source.numblocks[1:])))
-    name = source.name
-    for i, frames in enumerate(groups):
-        refs = {chunk: TaskRef((name, frames.chunk, *chunk)) for chunk in within}
-        yield i, frames, lambda cut, refs=refs: [refs[chunk] for chunk in cut.chunks]
+        return cls(pack_weights(model.weights), len(model.classes), device, backend, turns)
 
 
 @contextmanager
@@ -144,7 +61,7 @@ def _without_collection() -> Iterator[None]:
 def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     """Probabilities (frame, class, y, x) of a movie, a chunk a group of frames and tile."""
     source = _lazy(movie)
-    groups = _groups(source, network.classes)
+    groups = frame_groups(source.chunks[0], 4 * network.classes * source.shape[-2] * source.shape[-1])
     tiles = layout.tiles
     statistics = _statistics(source, layout, groups) if len(tiles) * len(tiles[0]) > 1 else None
     name = f"segment-{tokenize(source.name, layout, network.options, [g.count for g in groups])}"
@@ -156,12 +73,13 @@ def assemble(movie: xr.DataArray, layout: Layout, network: Network) -> da.Array:
     jobs = [((r, c), SegmentJob(tile, Cut.of(source.chunks[1:], tile.y.read, tile.x.read), **network.options))
             for r, row in enumerate(tiles) for c, tile in enumerate(row)]
     graph = {}
-    for i, frames, chunks_of in _referred(source, groups):
+    for i, frames, chunks_of in referred(source, groups):
         moments = TaskRef((statistics.name, i, 0, 0)) if statistics is not None else None
         for (r, c), job in jobs:
             key, part, blocks = (name, i, 0, r, c), frames.part, chunks_of(job.cut)
             if large:
-                part, blocks, job = slice(None), *_pieces(graph, key, job, part, blocks)
+                blocks, cut = pieces(graph, key, job.cut, part, blocks)
+                part, job = slice(None), job._replace(cut=cut)
             graph[key] = Task(key, _segment_task, job, part, payload, moments, *blocks)
     inputs = [source, network.payload] + ([statistics] if statistics is not None else [])
     chunks = (tuple(g.count for g in groups), (network.classes,), _sizes(layout.y.cuts), _sizes(layout.x.cuts))
@@ -194,17 +112,6 @@ def _sizes(cuts: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(np.diff(cuts).tolist())
 
 
-def _groups(source: da.Array, classes: int) -> list[Frames]:
-    """Group the frames as the chunks of the movie do, in parts where the results would be too large."""
-    most = max(1, CHUNK // (4 * classes * source.shape[-2] * source.shape[-1]))
-    groups = []
-    for i, n in enumerate(source.chunks[0]):
-        parts = math.ceil(n / most)
-        ends = [n * k // parts for k in range(parts + 1)]
-        groups += [Frames(i, slice(a, b), b - a) for a, b in pairwise(ends)]
-    return groups
-
-
 def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Array:
     """Moments (frame, channel, 3) of whole frames.
 
@@ -220,7 +127,7 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
         jobs = [RegionJob(layout, r, Cut.of(source.chunks[1:], r[0].read, r[1].read)) for r in layout.regions]
     else:
         whole = FrameJob(layout, Cut.of(source.chunks[1:], (0, layout.y.n), (0, layout.x.n)))
-    for i, frames, chunks_of in _referred(source, groups):
+    for i, frames, chunks_of in referred(source, groups):
         key = (name, i, 0, 0)
         if several:
             keys = [(part_name, i, k) for k in range(len(jobs))]
@@ -232,27 +139,6 @@ def _statistics(source: da.Array, layout: Layout, groups: list[Frames]) -> da.Ar
     channels = 1 if source.ndim == 3 else source.shape[1]
     return da.Array(HighLevelGraph.from_collections(name, graph, dependencies=[source]), name,
                     (tuple(g.count for g in groups), (channels,), (3,)), meta=np.empty((0, 0, 0)))
-
-
-def _pieces(graph: dict[Any, Any], key: tuple[Any, ...], job: SegmentJob, part: slice,
-            blocks: list[TaskRef]) -> tuple[list[TaskRef], SegmentJob]:
-    """Tasks that copy what a tile needs out of each chunk, and the job that puts the copies together.
-
-    A worker goes through a frame row by row and keeps what the tiles of the next row need of this one:
-    chunks as they are, which tiles on all sides share, would be kept on every worker, three rows of
-    them, as long as the frame is wide. Of copies it keeps the rims, and of each chunk one.
-    """
-    name = f"{key[0]}-piece"
-    keys = [(name, *key[1:], k) for k in range(len(blocks))]
-    for piece, block, (_, here) in zip(keys, blocks, job.cut.places, strict=True):
-        graph[piece] = Task(piece, _piece_task, block, (part, *here))
-    whole = tuple((there, (slice(None),) * len(here)) for there, here in job.cut.places)
-    return [TaskRef(k) for k in keys], job._replace(cut=replace(job.cut, places=whole))
-
-
-def _piece_task(block: np.ndarray, here: tuple[slice, ...]) -> np.ndarray:
-    piece = block[here]
-    return piece if piece.size == block.size else piece.copy()
 
 
 def _several(source: da.Array) -> bool:
@@ -283,6 +169,7 @@ class SegmentJob(NamedTuple):
     sha256: str
     device: str
     backend: str
+    turns: int
 
 
 def _unknown_task(block: np.ndarray) -> np.ndarray:
@@ -314,11 +201,14 @@ def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndar
         frames = job.cut.take(blocks, part)
         if _at_once(where, job.tile):
             images = [tile_image(f, job.tile, None if moments is None else moments[i]) for i, f in enumerate(frames)]
-            logits = evaluate_many(weights, images, backend=job.backend, device=where, edges=job.tile.edges)
+            logits = evaluate_turned(lambda batch, edges: evaluate_many(weights, batch, backend=job.backend,
+                                                                        device=where, edges=edges),
+                                     np.stack(images), job.tile.edges, job.turns, weights.grid)
             return np.stack([tile_core(one, job.tile) for one in logits])
 
         def run(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
-            return evaluate(weights, image, backend=job.backend, device=where, edges=edges)
+            return evaluate_turned(lambda part, sides: evaluate(weights, part, backend=job.backend, device=where,
+                                                                edges=sides), image, edges, job.turns, weights.grid)
 
         out = None
         for i, frame in enumerate(frames):
