@@ -14,6 +14,7 @@ from ..core.errors import InputError
 from ..core.provenance import record
 from ..kernels.blend import TAPERS
 from ..kernels.tiles import Axis, Layout, blended_tile_size, tile_size
+from ..kernels.turns import TURNS
 from ..networks.cards import network_pixel_size, outside
 from ..networks.evaluation import BACKENDS
 from ..networks.models import Model, load_model
@@ -39,6 +40,7 @@ def segment(
     backend: str = "auto",
     window_size: int | None = None,
     warn: bool = True,
+    augment: int = 1,
 ) -> xr.DataArray:
     """Probability of every class at every pixel; lazy.
 
@@ -81,6 +83,10 @@ def segment(
         Whether to warn, once, where the pixel size of the movie, or ``movie.attrs["dose"]``
         [e/angstrom^2 a frame] where it is set, lies outside of what the card says the network was
         trained for.
+    augment : int
+        Orientations in which every tile is evaluated, the logits averaged: 1, the 4 quarter turns, or 8,
+        those and their mirror images (test-time augmentation). More accurate, the more so at low dose,
+        and as many times slower.
 
     Returns
     -------
@@ -140,13 +146,13 @@ def segment(
         warn_outside(movie, model)
     layout = layout_of(movie, model, halo=halo, window=window, tile=tile, pixel_size_tolerance=pixel_size_tolerance,
                        window_size=window_size)
-    task = Network.of(model, device, backend)
+    task = Network.of(model, device, backend, check_augment(augment))
     data = assemble(movie, layout, task)
     attrs = {k: v for k, v in movie.attrs.items() if k not in ("units", "long_name")}
     out = xr.DataArray(data, dims=("frame", "class", "y", "x"), name="probability", attrs=record(
         attrs | {"units": "1"}, "segment", model=model.name, sha256=task.sha256, halo=layout.y.halo,
         window=layout.y.taper, window_size=layout.y.window or None, tile=layout.y.tile, device=device,
-        backend=backend, ratio=layout.ratio,
+        backend=backend, ratio=layout.ratio, augment=augment,
     ))
     coords = {k: c for k, c in movie.coords.items() if set(c.dims) <= {"frame", "y", "x"}}
     return out.assign_coords(coords).assign_coords({"class": model.classes})
@@ -184,6 +190,14 @@ def layout_of(
     blending = (0, window, side) if window else (h,)
     return Layout(*(Axis(n, ratio, int(tile), *blending, grid=model.weights.grid)
                     for n, ratio in zip((grid.ny, grid.nx), ratios, strict=True)))
+
+
+def check_augment(augment: int) -> int:
+    """Return the number of orientations as it is, if it is one that there is."""
+    if isinstance(augment, bool) or augment not in TURNS:
+        raise InputError(f"augment is {augment!r}; expected one of {TURNS}: the frame as it is, its quarter turns, or "
+                         f"those and their mirror images")
+    return int(augment)
 
 
 def check_window(window: str | None, size: int | None, halo: str | int = "auto") -> None:

@@ -18,6 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from ..kernels.normalise import combine
 from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
+from ..kernels.turns import evaluate_turned
 from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
 from .cuts import Cut, Frames, frame_groups, pieces, referred

@@ -95,8 +95,8 @@ class Axis:
     window : int
         Side of those windows [network pixel].
     grid : int
-        Coarsest pixel of the network [network pixel]: what is evaluated begins at a multiple of it, so that
-        every tile halves the frame in the same places.
+        Coarsest pixel of the network [network pixel]: what is evaluated begins and ends at multiples of it,
+        so that every tile halves the frame in the same places.
     """
 
     n: int
@@ -150,7 +150,8 @@ class Axis:
         if self.windows:
             window = self.windows.reach(*need)
         else:
-            window = max(0, need[0] - self.halo) // self.grid * self.grid, min(self.size, need[1] + self.halo)
+            window = (max(0, need[0] - self.halo) // self.grid * self.grid,
+                      min(self.size, -(-(need[1] + self.halo) // self.grid) * self.grid))
         return Span((start, stop), need, window, input_range(*window, self.ratio, self.n))
 
 
