@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from hrtem_dask.kernels.turns import TURNS
+
 from . import low_dose_tables
 from .common import Options, Table, versions
 from .low_dose_tables import HEADLINE, PIXEL_SIZES, REFOCUS, grids, report
@@ -71,15 +73,16 @@ def sets(recipe: str, seeds: Sequence[int], fields: int, cache: Path, workers: i
     return out
 
 
-def measure(networks: Mapping[str, Any], data: Sequence[Any], doses: Sequence[float], workers: int
-            ) -> dict[str, list[Any]]:
+def measure(networks: Mapping[str, Any], data: Sequence[Any], doses: Sequence[float], workers: int,
+            augment: int = 1) -> dict[str, list[Any]]:
     """All scores, name -> list; every network sees the same frames."""
     import torch
 
     from hrtem_dask.cli_train import progress
     from hrtem_dask.networks.scoring import Condition, predictor, score_scenes
 
-    predictors = {name: predictor(m.module(), float(np.max(m.card["pixel_size"]))) for name, m in networks.items()}
+    predictors = {name: predictor(m.module(), float(np.max(m.card["pixel_size"])), augment)
+                  for name, m in networks.items()}
     predictors[BLIND] = blind
     usual = [Condition(float(d)) for d in doses] + [Condition(float(d), r) for r in REFOCUS for d in doses
                                                     if d in HEADLINE]
@@ -101,7 +104,7 @@ def measure(networks: Mapping[str, Any], data: Sequence[Any], doses: Sequence[fl
 
 
 def run(names: Sequence[str], *, recipe: str | dict = RECIPE, seeds: Sequence[int] = SEEDS, fields: int = FIELDS,
-        doses: Sequence[float] = (), cache: Path = CACHE, workers: int | None = None
+        doses: Sequence[float] = (), cache: Path = CACHE, workers: int | None = None, augment: int = 1
         ) -> tuple[dict[str, Any], dict[str, list[Any]], list[Any], dict[str, Any]]:
     """Simulate, measure and summarise.
 
@@ -119,12 +122,12 @@ def run(names: Sequence[str], *, recipe: str | dict = RECIPE, seeds: Sequence[in
     networks = {m.name if [n.name for n in networks.values()].count(m.name) == 1 else name: m
                 for name, m in networks.items()}
     data = sets(recipe, seeds, fields, cache, workers)
-    scores = measure(networks, data, doses, workers)
+    scores = measure(networks, data, doses, workers, augment)
     reports = {name: report(found, doses) for name, found in scores.items()}
     for name, m in networks.items():
         reports[name] |= {"sha256": m.card["sha256"]}
     about = {"recipe": data[0].recipe.name, "recipe_sha256": data[0].recipe.digest, "seeds": list(seeds),
-             "fields": fields, "threshold": 0.5, "outline": data[0].outline, "versions": versions()}
+             "fields": fields, "threshold": 0.5, "augment": augment, "outline": data[0].outline, "versions": versions()}
     return about | {"predictors": reports}, scores, data, networks
 
 
@@ -166,12 +169,16 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the simulated sets")
     parser.add_argument("--out", type=Path, default=CACHE, help="folder to write into")
     parser.add_argument("--workers", type=int, help="by default one for each core")
+    parser.add_argument("--augment", type=int, choices=TURNS, default=1,
+                        help="orientations in which a frame is evaluated, as segment(augment=...)")
     parser.add_argument("--card", action="store_true", help="write the figures on the card of the network")
     options = parser.parse_args(arguments)
-    if options.card and len(options.weights) != 1:
-        parser.error(f"found --card and {len(options.weights)} networks; expected one")
+    if options.card and (len(options.weights) != 1 or options.augment != 1):
+        parser.error(f"found --card, {len(options.weights)} networks and --augment {options.augment}; expected one "
+                     f"network as it is")
     found, scores, data, networks = run(options.weights, recipe=options.recipe, seeds=options.seeds,
-                                        fields=options.fields, cache=options.cache, workers=options.workers)
+                                        fields=options.fields, cache=options.cache, workers=options.workers,
+                                        augment=options.augment)
     found["command"] = shlex.join(["python", "-m", "benchmarks.low_dose",
                                    *(sys.argv[1:] if arguments is None else arguments)])
     options.out.mkdir(parents=True, exist_ok=True)

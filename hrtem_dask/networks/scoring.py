@@ -23,6 +23,8 @@ from ..core.machine import as_task, available_cores
 from ..kernels.labels import label_frame
 from ..kernels.masks import MIN_AREA, Agreement, Matches, compare_masks, dice, match_objects, without_specks
 from ..kernels.resample import resample
+from ..kernels.tiles import softmax
+from ..kernels.turns import evaluate_turned
 from ..simulate.draws import Frame, draw_frame, truth_at
 from ..simulate.sets import Dataset, Sample
 from .evaluation import evaluate
@@ -61,11 +63,17 @@ def probability(net: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     return torch.softmax(logits_of(net, image), 0)[-1].numpy()
 
 
-def predictor(net: torch.nn.Module, pixel_size: float = 0.5) -> Predictor:
+def predictor(net: torch.nn.Module, pixel_size: float = 0.5, augment: int = 1) -> Predictor:
     """What a network with this pixel size [angstrom] makes of a recorded frame, as `segment` does it."""
+    grid = net.to_weights().grid
+
+    def logits(image: np.ndarray, _edges: tuple[bool, ...]) -> np.ndarray:
+        return logits_of(net, image[0]).numpy()
+
     def predict(counts: np.ndarray, camera: float) -> np.ndarray:
-        found = probability(net, normalised(resample(counts, camera, pixel_size)))
-        return resample(found, pixel_size, camera, shape=counts.shape)
+        image = normalised(resample(counts, camera, pixel_size))
+        found = evaluate_turned(logits, image[None], (True, True, True, True), augment, grid)
+        return resample(softmax(found)[-1], pixel_size, camera, shape=counts.shape)
 
     return predict
 
