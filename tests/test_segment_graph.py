@@ -16,7 +16,7 @@ import xarray as xr
 from dask.utils import key_split
 from segment_scenes import CARD, compute, network
 
-from hrtem_dask.analysis import tiling
+from hrtem_dask.analysis import cuts
 from hrtem_dask.analysis.segment import layout_of, segment, unknown_pixels
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.provenance import history_of
@@ -114,7 +114,7 @@ def test_long_chunks_are_split(how, monkeypatch):
     movie = make_movie(np.random.default_rng(0).poisson(9, (10, 16, 16)), pixel_size=0.5)
     whole = segment(movie, network(), **how)
     assert whole.data.numblocks[0] == 1
-    monkeypatch.setattr(tiling, "CHUNK", 4 * 2 * 16 * 16 * 3)
+    monkeypatch.setattr(cuts, "CHUNK", 4 * 2 * 16 * 16 * 3)
     split = segment(movie, network(), **how)
     assert split.data.numblocks[0] == 4
     np.testing.assert_array_equal(compute(split), compute(whole))
