@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import dask
-import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from ..core.errors import InputError
 from ..core.schema import PARTICLES
 from ..kernels import tally
 from ..kernels.particle import measure_particles
+from .aligned import lazy_pixels, on_grid_of, particle_class
 from .labels import check_options, label_particles
 from .particle_graph import FrameTask, frame_table
 
@@ -103,10 +103,10 @@ def analyse_particles(
         raise InputError(f"the movie has the dims {getattr(movie, 'dims', type(movie).__name__)}; expected "
                          f"('frame', 'y', 'x'). Of a focal series take one image: movie.isel(defocus=0)")
     grid = grid_of(movie)
-    certain = _particle_class(_on_grid_of(movie, probability, "probability"))
+    certain = particle_class(on_grid_of(movie, probability, "probability"))
     large = grid.ny * grid.nx > PARTITION_PIXELS
     if labels is not None:
-        labels = _on_grid_of(movie, labels, "labels")
+        labels = on_grid_of(movie, labels, "labels")
     elif not large:
         labels = label_particles(certain, threshold=threshold, min_area=min_area)
     if labels is not None and (labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer)):
@@ -131,7 +131,7 @@ def analyse_particles(
 def _large(movie: xr.DataArray, probability: xr.DataArray, labels: xr.DataArray | None, task: FrameTask,
            frames: np.ndarray, times: np.ndarray) -> list[Delayed]:
     """A partition a frame, each measured square by square."""
-    arrays = [None if a is None else _dask(a, (1, task.tile, task.tile)) for a in (movie, probability, labels)]
+    arrays = [None if a is None else lazy_pixels(a, (1, task.tile, task.tile)) for a in (movie, probability, labels)]
     return [frame_table(*(None if a is None else a[i:i + 1] for a in arrays), task, int(frame), float(time))
             for i, (frame, time) in enumerate(zip(frames, times, strict=True))]
 
@@ -140,7 +140,7 @@ def _small(stacks: Sequence[xr.DataArray], size: int, frames: np.ndarray, times:
            options: dict[str, Any]) -> list[Delayed]:
     """A partition a batch of whole frames."""
     measure = dask.delayed(_measure_batch, pure=True, traverse=False)
-    blocks = [_dask(a, (size, -1, -1)).rechunk((size, -1, -1)).to_delayed().ravel() for a in stacks]
+    blocks = [lazy_pixels(a, (size, -1, -1)).rechunk((size, -1, -1)).to_delayed().ravel() for a in stacks]
     return [measure(*batch, frames[i * size:(i + 1) * size], times[i * size:(i + 1) * size], options)
             for i, batch in enumerate(zip(*blocks, strict=True))]
 
@@ -151,43 +151,3 @@ def _measure_batch(images: np.ndarray, probability: np.ndarray, labels: np.ndarr
             for *planes, frame, time in zip(images, probability, labels, frames, times, strict=True)]
     full = [table for table in rows if len(table)]
     return pd.concat(full, ignore_index=True) if full else PARTICLES.empty()
-
-
-def _dask(data: xr.DataArray, chunks: tuple[int, int, int]) -> da.Array:
-    """Lazy pixels; a numpy array in memory is cut up, not copied into the graph at once."""
-    return data.data if isinstance(data.data, da.Array) else da.from_array(data.values, chunks=chunks)
-
-
-def _on_grid_of(movie: xr.DataArray, data: xr.DataArray, what: str) -> xr.DataArray:
-    """Check that the data is on the movie's frames and pixels; a missing coordinate is no contradiction."""
-    if not isinstance(data, xr.DataArray) or {"frame", "y", "x"} - set(data.dims):
-        raise InputError(f"{what} is {getattr(data, 'dims', type(data).__name__)}; expected a DataArray with the dims "
-                         f"(frame, y, x) or (frame, class, y, x). Wrap a plain array: "
-                         f"xarray.DataArray(array, dims=('frame', 'y', 'x'))")
-    for dim in ("frame", "y", "x"):
-        if data.sizes[dim] != movie.sizes[dim]:
-            raise InputError(f"{what} has {data.sizes[dim]} samples along {dim} and the movie {movie.sizes[dim]}; "
-                             f"expected the same. Select the same frames and the same crop of both")
-        if dim in data.coords and dim in movie.coords and not np.array_equal(data[dim].values, movie[dim].values):
-            raise InputError(f"{what} and the movie have different coordinates {dim}, from {data[dim].values[0]:g} to "
-                             f"{data[dim].values[-1]:g} and from {movie[dim].values[0]:g} to "
-                             f"{movie[dim].values[-1]:g}; expected equal ones. Resample or select first")
-    missing = {dim: movie[dim] for dim in ("frame", "y", "x") if dim in movie.coords and dim not in data.coords}
-    return data.assign_coords(missing) if missing else data
-
-
-def _particle_class(probability: xr.DataArray) -> xr.DataArray:
-    if "class" not in probability.dims:
-        return probability.transpose("frame", "y", "x")
-    classes = [str(c) for c in probability["class"].values] if "class" in probability.coords else []
-    if "particle" in classes:
-        chosen = probability.isel({"class": classes.index("particle")})
-    elif "background" in classes:
-        chosen = 1 - probability.isel({"class": classes.index("background")})
-    elif probability.sizes["class"] == 1:
-        chosen = probability.isel({"class": 0})
-    else:
-        raise InputError(f"probability has {probability.sizes['class']} classes called {classes or 'nothing'}; "
-                         f"expected one called 'particle' or 'background'. Select one: "
-                         f"probability.isel({{'class': 1}})")
-    return chosen.transpose("frame", "y", "x")
