@@ -109,7 +109,7 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
     return places[free] if len(places) else nothing
 
 
-def peak_ratio(pairs: pd.DataFrame, *, shell: float = FIRST_SHELL) -> float:
+def peak_ratio(pairs: pd.DataFrame, *, shell: float = FIRST_SHELL, of: str = "intensity") -> float:
     """Brightest over dimmest pair of the first shell; see `hrtem_dask.peak_ratio`."""
     needed = ["g_y", "g_x", "intensity", "detected"]
     missing = [c for c in needed if c not in getattr(pairs, "columns", ())]
@@ -117,9 +117,15 @@ def peak_ratio(pairs: pd.DataFrame, *, shell: float = FIRST_SHELL) -> float:
         raise InputError(f"the table of pairs lacks {missing}; expected the table that fourier_peak_pairs returns")
     if not shell >= 1:
         raise InputError(f"shell is {shell!r}; expected a factor of at least 1, as 1.2")
+    if of not in ("intensity", "amplitude"):
+        raise InputError(f"of is {of!r}; expected 'intensity' or 'amplitude'")
     g = pairs[["g_y", "g_x"]].to_numpy(dtype=np.float64)
     if not span_plane(g[pairs["detected"].to_numpy(dtype=bool)]):
         return float("nan")
     radius = np.hypot(*g.T)
-    intensity = pairs["intensity"].to_numpy(dtype=np.float64)[radius <= shell * radius.min()]
-    return float(intensity.max() / intensity.min())
+    first = radius <= shell * radius.min()
+    if not span_plane(g[first]):  # one direction over itself would be 1, the best there is, whatever the others say
+        return float("nan")
+    intensity = pairs["intensity"].to_numpy(dtype=np.float64)[first]
+    ratio = float(intensity.max() / intensity.min())
+    return ratio if of == "intensity" else float(np.sqrt(ratio))
