@@ -16,8 +16,10 @@ _WHERE = {
     "MTF": "detector.mtf",
     "analyse_particles": "analysis.particles",
     "connect": "cluster",
+    "filter_frames": "analysis.verdicts",
     "fit_mtf": "detector.fitting",
     "fourier_peak_pairs": "analysis.fourier",
+    "frame_quality": "analysis.frames",
     "guess_pixel_size": "analysis.rings",
     "label_particles": "analysis.labels",
     "load_model": "networks.models",
@@ -27,6 +29,7 @@ _WHERE = {
     "segment": "analysis.segment",
     "train": "networks.training",
     "train_for_microscope": "networks.own",
+    "verdict_rates": "analysis.verdicts",
 }
 _MODULES = ("analysis", "campaign", "cluster", "core", "detector", "io", "kernels", "networks", "report", "simulate")
 
@@ -35,10 +38,12 @@ __version__ = package_version()
 
 if TYPE_CHECKING:
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
+    from .analysis.frames import frame_quality
     from .analysis.labels import label_particles
     from .analysis.particles import analyse_particles
     from .analysis.rings import guess_pixel_size
     from .analysis.segment import segment
+    from .analysis.verdicts import filter_frames, verdict_rates
     from .campaign.runner import run_campaign
     from .cluster import connect
     from .detector.fitting import fit_mtf

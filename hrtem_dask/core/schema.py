@@ -8,7 +8,7 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["FRAMES", "PARTICLES", "PEAK_PAIRS", "TABLES", "Column", "Table"]
+__all__ = ["FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,33 @@ FRAMES = Table("frames", (
     Column("message", "string", "", "what went wrong, where something did"),
 ))
 
+FRAME_QUALITY = Table("frame_quality", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("reason", "category", "", "usable, blurred, empty, saturated or quarantined"),
+    Column("mean", "float64", "counts", "mean of the known pixels"),
+    Column("spread", "float64", "counts", "standard deviation of the known pixels"),
+    Column("noise", "float64", "counts^2", "power of the noise near Nyquist"),
+    Column("contrast", "float64", "1", "power of the image over that of the noise, in the band of the lattice"),
+    Column("contrast_error", "float64", "1", "its standard error; nan where the noise is not known"),
+    Column("sharpness", "float64", "1", "amplitude that fringes keep, relative to the typical frame of the movie"),
+    Column("blur", "float64", "angstrom", "root mean square motion within the exposure along its worst direction, "
+                                          "beyond that of the typical frame"),
+    Column("blur_deviations", "float64", "1", "variance of that motion over its standard error"),
+    Column("blur_angle", "float64", "radian", "direction of the motion from +y towards +x, modulo pi"),
+    Column("saturated", "int64", "", "pixels cut off at the highest value"),
+    Column("unknown", "int64", "", "pixels that are not finite"),
+))
+
+VERDICTS = Table("verdicts", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("keep", "bool", "", "whether the frame can be read"),
+    Column("reason", "category", "", "aligned, one fringe, no lattice, blurred, empty, saturated or quarantined"),
+    Column("peak_ratio", "float64", "1", "of the particle that is followed; nan where undefined"),
+    Column("score", "float64", "1", "probability that this particle is on a zone axis; nan where it was not found"),
+    Column("particle", "int64", "", "label of this particle in the frame; 0 where it was not found"),
+))
+
 #: every table by name
-TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, FRAMES)}
+TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, FRAMES, FRAME_QUALITY, VERDICTS)}
