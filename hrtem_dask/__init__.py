@@ -22,9 +22,11 @@ _WHERE = {
     "frame_quality": "analysis.frames",
     "guess_pixel_size": "analysis.rings",
     "label_particles": "analysis.labels",
+    "link_particles": "analysis.tracks",
     "load_model": "networks.models",
     "open_movie": "io.movie",
     "peak_ratio": "analysis.fourier",
+    "peak_ratio_map": "analysis.ratio_map",
     "run_campaign": "campaign.runner",
     "segment": "analysis.segment",
     "train": "networks.training",
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles
     from .analysis.particles import analyse_particles
+    from .analysis.ratio_map import peak_ratio_map
     from .analysis.rings import guess_pixel_size
     from .analysis.segment import segment
+    from .analysis.tracks import link_particles
     from .analysis.verdicts import filter_frames, verdict_rates
     from .campaign.runner import run_campaign
     from .cluster import connect

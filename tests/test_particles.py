@@ -208,12 +208,13 @@ def test_large_frames_give_the_same_numbers_bit_for_bit(large_scene, squares):
 def test_only_the_spots_of_particles_wider_than_a_square_depend_on_squares(large_scene):
     movie, labels, probability = large_scene
     small, large = (whole(movie, labels, probability, tile=tile) for tile in (100, 4096))
-    shapes = [c for c in small if c not in ("n_pairs", "peak_ratio", "zone_axis_score", "probability")]
+    shapes = [c for c in small.loc[:, :"touches_border"] if c != "probability"]
     pd.testing.assert_frame_equal(small[shapes], large[shapes], check_exact=True)
     np.testing.assert_allclose(small.probability, large.probability, rtol=1e-14)
     side = np.array([np.ptp(np.argwhere(labels.values[0] == n), axis=0).max() + 1 for n in small.particle])
     wide = side + 2 * 17 > 100  # 17 pixels are the margin of a cut-out
     assert wide.sum() == 1  # the bar
+    assert len(shapes) == 12
     pd.testing.assert_frame_equal(small[~wide], large[~wide], rtol=1e-14)
 
 

@@ -120,8 +120,9 @@ def rows(ratios: list[float], border: list[bool] | None = None) -> pd.DataFrame:
     return PARTICLES.coerce(pd.DataFrame({
         "frame": np.arange(n), "time": np.nan, "particle": 1, "y": 0.0, "x": 0.0, "area": 100.0 + np.arange(n),
         "diameter": 30.0, "major_axis": 30.0, "minor_axis": 30.0, "orientation": 0.0, "probability": 0.9,
-        "touches_border": border or [False] * n, "n_pairs": 2, "peak_ratio": ratios,
-        "zone_axis_score": np.nan_to_num(1 / np.array(ratios)),
+        "touches_border": border or [False] * n, "n_pairs": 2, "peak_ratio": ratios, "circularity": 1.0,
+        "first_shell": 2, "first_shell_detected": 2, "g_angle": 0.0, "d_spacing": 2.35, "g_angle_2": 1.2,
+        "d_spacing_2": 2.35, "zone_axis_score": np.nan_to_num(1 / np.array(ratios)), "zone_axis": "",
     }))
 
 

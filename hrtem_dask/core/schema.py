@@ -8,7 +8,7 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "VERDICTS", "Column", "Table"]
+__all__ = ["FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,29 @@ PARTICLES = Table("particles", (
     Column("major_axis", "float64", "angstrom", "major axis of the ellipse of the same second moments"),
     Column("minor_axis", "float64", "angstrom", "minor axis of the ellipse of the same second moments"),
     Column("orientation", "float64", "radian", "angle of the major axis from +y towards +x"),
+    Column("circularity", "float64", "1", "4 pi area / perimeter^2: 1 for a disc, less for anything else"),
     Column("probability", "float64", "1", "mean probability inside the mask"),
     Column("touches_border", "bool", "", "whether the mask meets the border of the frame"),
     Column("n_pairs", "int64", "", "number of significant peak pairs in the spectrum of the crop"),
+    Column("first_shell", "int64", "", "pairs of the first shell, detected or predicted by the net of the others"),
+    Column("first_shell_detected", "int64", "", "pairs of the first shell that are significant themselves"),
+    Column("g_angle", "float64", "radian", "direction of the brightest pair from +y towards +x, modulo pi; else nan"),
+    Column("d_spacing", "float64", "angstrom", "lattice spacing of the brightest pair; nan where there is none"),
+    Column("g_angle_2", "float64", "radian", "of the brightest pair that is not collinear with that; else nan"),
+    Column("d_spacing_2", "float64", "angstrom", "lattice spacing of that pair"),
     Column("peak_ratio", "float64", "1", "brightest over dimmest pair of the first shell; nan where undefined"),
-    Column("zone_axis_score", "float64", "1", "1 / peak_ratio, 0 where the ratio is undefined"),
+    Column("zone_axis_score", "float64", "1", "from 0 to 1, 0 where the ratio is undefined; see zone_axis_score"),
+    Column("zone_axis", "string", "", "such as [110]; empty where no crystal was given or none of its axes fits"),
+))
+
+TRACKS = Table("tracks", (
+    Column("track", "int64", "", "number of the track, from 0 in the order of first frames; the same particle"),
+    Column("drift_y", "float64", "angstrom", "drift of the whole field since the first frame with particles"),
+    Column("drift_x", "float64", "angstrom", "drift of the whole field"),
+    Column("y_field", "float64", "angstrom", "centroid without drift: y - drift_y"),
+    Column("x_field", "float64", "angstrom", "centroid without drift: x - drift_x"),
+    Column("rotation", "float64", "radian", "in-plane rotation of the lattice since it was first seen on this track, "
+           "from +y towards +x; nan where no known pair is seen"),
 ))
 
 FRAMES = Table("frames", (
@@ -127,4 +145,4 @@ VERDICTS = Table("verdicts", (
 ))
 
 #: every table by name
-TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, FRAMES, FRAME_QUALITY, VERDICTS)}
+TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS)}

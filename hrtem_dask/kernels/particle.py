@@ -11,7 +11,7 @@ import pandas as pd
 from ..core.errors import InputError
 from .crop import masked_crop
 from .net import peak_ratio
-from .particle_tiles import find_spots, particle_table
+from .particle_tiles import Cut, find_spots, particle_table
 from .peaks import find_pairs
 from .runs import find_runs
 from .spectrum import Spectrum, image_spectrum, power_spectrum
@@ -81,11 +81,9 @@ def measure_particles(
     squares = [(a, b) for a in tiles_of(labels.shape[0], tile) for b in tiles_of(labels.shape[1], tile)]
     found = add_up([tally(find_runs(labels[at]), probability[at], (at[0].start, at[1].start)) for at in squares],
                    labels.shape, **grid, tile=tile)
-    spots = []
-    for number, (top, left, bottom, right), large in found.rows():
-        cut = slice(top, bottom), slice(left, right)
-        spots.append(find_spots(number, image[cut], labels[cut] == number, (abs(dy), abs(dx)), crystal=crystal,
-                                mtf=mtf, part=large))
+    cuts = [Cut(number, image[top:bottom, left:right], labels[top:bottom, left:right] == number, large)
+            for number, (top, left, bottom, right), large in found.rows()]
+    spots = find_spots(cuts, (abs(dy), abs(dx)), crystal=crystal, mtf=mtf)
     return particle_table(found, spots, frame, time)
 
 

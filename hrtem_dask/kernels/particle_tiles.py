@@ -17,21 +17,38 @@ import numpy as np
 import pandas as pd
 
 from ..core.schema import PARTICLES
-from .net import peak_ratio
+from .net import FIRST_SHELL, peak_ratio, span_plane
 from .peaks import peak_pairs
 from .tally import Found
 
-__all__ = ["Piece", "Spots", "TilePart", "find_spots", "measure_crossing", "measure_tile", "particle_table"]
+__all__ = ["Cut", "Piece", "Spots", "TilePart", "find_spots", "measure_crossing", "measure_tile", "particle_table"]
 
 log = logging.getLogger(__name__)
 
 
 class Spots(NamedTuple):
-    """What the spectrum of one particle says."""
+    """What the spectrum of one particle says: columns of `core.schema.PARTICLES`."""
 
     particle: int
     n_pairs: int
+    first_shell: int
+    first_shell_detected: int
+    g_angle: float
+    d_spacing: float
+    g_angle_2: float
+    d_spacing_2: float
     peak_ratio: float
+    zone_axis_score: float
+    zone_axis: str
+
+
+class Cut(NamedTuple):
+    """A particle's cut-out; ``part`` tells that the particle goes on beyond."""
+
+    particle: int
+    image: np.ndarray
+    mask: np.ndarray
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,17 +70,49 @@ class TilePart:
     pieces: dict[tuple[int, int], list[Piece]] = field(default_factory=dict)
 
 
-def find_spots(
-    particle: int, image: np.ndarray, mask: np.ndarray, pixel_size: tuple[float, float], *,
-    crystal: str | Sequence[float] | None = None, mtf: Callable[[np.ndarray], np.ndarray] | None = None,
-    part: bool = False,
-) -> Spots:
-    """Look for the spot pairs of one particle in its cut-out; ``part`` tells that it goes on beyond."""
-    if part:
-        log.warning("particle %d is wider than a tile of the frame: its spots are looked for in the %d x %d pixels "
-                    "that hold most of it", particle, *image.shape)
-    pairs = peak_pairs(image, mask, pixel_size, crystal=crystal, mtf=mtf)
-    return Spots(particle, int(pairs["detected"].sum()), float(peak_ratio(pairs)))
+def find_spots(cuts: Sequence[Cut], pixel_size: tuple[float, float], *, crystal: str | Sequence[float] | None = None,
+               mtf: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Spots]:
+    """Look for the spot pairs of particles in their cut-outs.
+
+    Parameters
+    ----------
+    cuts : sequence of Cut
+        Those of one tile or frame together: equal sizes share their transforms.
+    pixel_size : (float, float)
+        (y, x) [angstrom].
+    crystal, mtf
+        See `hrtem_dask.fourier_peak_pairs`.
+
+    Returns
+    -------
+    list of Spots
+        In the order of the cut-outs.
+    """
+    out = []
+    for cut in cuts:
+        if cut.part:
+            log.warning("particle %d is wider than a tile of the frame: its spots are looked for in the %d x %d pixels "
+                        "that hold most of it", cut.particle, *cut.image.shape)
+        pairs = peak_pairs(cut.image, cut.mask, pixel_size, crystal=crystal, mtf=mtf)
+        out.append(_spots_of(cut, pairs, pixel_size, crystal))
+    return out
+
+
+def _spots_of(cut: Cut, pairs: pd.DataFrame, pixel_size: tuple[float, float],
+              crystal: str | Sequence[float] | None) -> Spots:
+    g, detected = pairs[["g_y", "g_x"]].to_numpy(np.float64), pairs["detected"].to_numpy(bool)
+    k, ratio = np.hypot(*g.T), float(peak_ratio(pairs))
+    shell = k <= FIRST_SHELL * k.min(initial=np.inf)
+    score = 1 / ratio if ratio >= 1 else 0.0
+    return Spots(cut.particle, int(detected.sum()), int(shell.sum()), int((shell & detected).sum()),
+                 *_directions(g[detected]), ratio, score, "")
+
+
+def _directions(g: np.ndarray) -> tuple[float, float, float, float]:
+    """Angle [radian] and spacing [angstrom] of the first pair, and of the next that is not collinear with it."""
+    chosen = list(g[:1]) + [v for v in g[1:] if span_plane(np.stack([g[0], v]))][:1]
+    out = [float(v) for y, x in chosen for v in (np.arctan2(x, y), 1 / np.hypot(y, x))]
+    return tuple(out + [float("nan")] * (4 - len(out)))  # type: ignore[return-value]
 
 
 def measure_tile(
@@ -95,17 +144,18 @@ def measure_tile(
     start = np.array(place) * tile
     stop = start + labels.shape
     met = ((found.cut[:, :2] < stop) & (found.cut[:, 2:] > start)).all(axis=1)
-    out = TilePart()
+    out, whole = TilePart(), []
     for number, cut, large in found.rows(met):
         top, left = np.maximum(cut[:2], start).tolist()
         bottom, right = np.minimum(cut[2:], stop).tolist()
         here = slice(top - start[0], bottom - start[0]), slice(left - start[1], right - start[1])
         mask = labels[here] == number
         if [top, left, bottom, right] == cut:
-            out.spots.append(find_spots(number, image[here], mask, pixel_size, crystal=crystal, mtf=mtf, part=large))
+            whole.append(Cut(number, image[here], mask, large))
         else:
             owner = cut[0] // tile, cut[1] // tile
             out.pieces.setdefault(owner, []).append(Piece(number, tuple(cut), (top, left), image[here].copy(), mask))
+    out.spots.extend(find_spots(whole, pixel_size, crystal=crystal, mtf=mtf))
     return out
 
 
@@ -130,7 +180,7 @@ def measure_crossing(
     for part in parts:
         for piece in part.pieces.get(place, ()):
             pieces.setdefault(piece.particle, []).append(piece)
-    out = []
+    cuts = []
     for number, mine in pieces.items():
         top, left, bottom, right = mine[0].cut
         image = np.empty((bottom - top, right - left), mine[0].image.dtype)
@@ -139,8 +189,8 @@ def measure_crossing(
             i, j = piece.at[0] - top, piece.at[1] - left
             there = slice(i, i + piece.mask.shape[0]), slice(j, j + piece.mask.shape[1])
             image[there], mask[there] = piece.image, piece.mask
-        out.append(find_spots(number, image, mask, pixel_size, crystal=crystal, mtf=mtf))
-    return out
+        cuts.append(Cut(number, image, mask))
+    return find_spots(cuts, pixel_size, crystal=crystal, mtf=mtf)
 
 
 def particle_table(found: Found, spots: Iterable[Spots], frame: int, time: float) -> pd.DataFrame:
@@ -149,5 +199,4 @@ def particle_table(found: Found, spots: Iterable[Spots], frame: int, time: float
         return PARTICLES.empty()
     measured = pd.DataFrame(list(spots), columns=list(Spots._fields))
     table = found.table.merge(measured, on="particle", how="left", validate="one_to_one")
-    table["zone_axis_score"] = np.where(table["peak_ratio"] >= 1, 1 / table["peak_ratio"], 0.0)
     return PARTICLES.coerce(table.assign(frame=frame, time=time))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .crop import crop_bounds, default_taper
+from .outline import Edges, chords_of, edges_of, joined_chords, perimeter_of
 from .runs import Runs
 
 __all__ = ["TILE", "Found", "Tally", "add_up", "renumber", "tally", "tiles_of"]
@@ -42,6 +43,10 @@ class Tally:
         Sum of the probability.
     box : ndarray of int64, shape (n, 4)
         Top, left, and one beyond bottom and right, in pixels of the frame.
+    chords : ndarray of int64, shape (n, 4)
+        Of their outlines, from `chords_of`.
+    edges : Edges
+        Labels along the sides of the tile.
     origin : (int, int)
         The tile's first pixel in the frame.
     """
@@ -50,6 +55,8 @@ class Tally:
     sums: np.ndarray
     probability: np.ndarray
     box: np.ndarray
+    chords: np.ndarray
+    edges: Edges
     origin: tuple[int, int]
 
 
@@ -84,7 +91,7 @@ def tally(runs: Runs, probability: np.ndarray, origin: tuple[int, int]) -> Tally
                                              (np.maximum, end))):
         best.at(box[:, column], code, values)
     return Tally(number.astype(np.int64), sums, np.bincount(code, _sums_of(runs, probability), minlength=number.size),
-                 box + np.array(origin * 2), origin)
+                 box + np.array(origin * 2), chords_of(runs, code, number.size), edges_of(runs), origin)
 
 
 def _sums_of(runs: Runs, probability: np.ndarray) -> np.ndarray:
@@ -103,7 +110,8 @@ def renumber(counted: Tally, final: np.ndarray) -> Tally:
     number = final[counted.number]
     keep = number > 0
     return replace(counted, number=number[keep].astype(np.int64), sums=counted.sums[keep],
-                   probability=counted.probability[keep], box=counted.box[keep])
+                   probability=counted.probability[keep], box=counted.box[keep], chords=counted.chords[keep],
+                   edges=counted.edges.renumber(final))
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,8 @@ class Found:
     Attributes
     ----------
     table : pandas.DataFrame
-        Columns ``particle, y, x, area, diameter, major_axis, minor_axis, orientation, probability,
-        touches_border``.
+        Columns ``particle, y, x, area, diameter, major_axis, minor_axis, orientation, circularity,
+        probability, touches_border``.
     cut : ndarray of int64, shape (n, 4)
         Top, left, and one beyond bottom and right, of the pixels in which spot pairs are looked for.
     large : ndarray of bool, shape (n,)
@@ -158,7 +166,12 @@ def add_up(tallies: Sequence[Tally], shape: tuple[int, int], *, y0: float, x0: f
     ends[:, 2:] = -1
     np.minimum.at(ends[:, :2], code, box[:, :2])
     np.maximum.at(ends[:, 2:], code, box[:, 2:])
-    table = pd.DataFrame(_shapes(sums, y0, x0, dy, dx) | {
+    chords = np.zeros((number.size, 4), dtype=np.int64)
+    np.add.at(chords, code, np.concatenate([t.chords for t in tallies]))
+    chords -= joined_chords(_by_place(tallies), number)
+    shapes = _shapes(sums, y0, x0, dy, dx)
+    table = pd.DataFrame(shapes | {
+        "circularity": 4 * np.pi * shapes["area"] / perimeter_of(chords, dy, dx) ** 2,
         "probability": np.bincount(code, np.concatenate([t.probability for t in tallies]), minlength=number.size)
         / sums[:, 0].astype(np.float64),
         "touches_border": (ends[:, :2] == 0).any(axis=1) | (ends[:, 2:] == np.array(shape)).any(axis=1),
@@ -172,6 +185,14 @@ def add_up(tallies: Sequence[Tally], shape: tuple[int, int], *, y0: float, x0: f
     if large.any():
         cut[large] = _fullest(tallies, code, shape, tile)[large]
     return Found(table, cut, large)
+
+
+def _by_place(tallies: Sequence[Tally]) -> list[list[Edges]]:
+    """Sides of the tiles by row and column of tiles."""
+    rows: dict[int, list[Tally]] = {}
+    for t in sorted(tallies, key=lambda t: t.origin):
+        rows.setdefault(t.origin[0], []).append(t)
+    return [[t.edges for t in row] for row in rows.values()]
 
 
 def _in_frame(counted: Tally) -> np.ndarray:
