@@ -21,6 +21,7 @@ _WHERE = {
     "fourier_peak_pairs": "analysis.fourier",
     "frame_quality": "analysis.frames",
     "guess_pixel_size": "analysis.rings",
+    "identify_zone_axis": "analysis.zone_axis",
     "label_particles": "analysis.labels",
     "link_particles": "analysis.tracks",
     "load_model": "networks.models",
@@ -32,6 +33,7 @@ _WHERE = {
     "train": "networks.training",
     "train_for_microscope": "networks.own",
     "verdict_rates": "analysis.verdicts",
+    "zone_axis_score": "analysis.zone_axis",
 }
 _MODULES = ("analysis", "campaign", "cluster", "core", "detector", "io", "kernels", "networks", "report", "simulate")
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .analysis.segment import segment
     from .analysis.tracks import link_particles
     from .analysis.verdicts import filter_frames, verdict_rates
+    from .analysis.zone_axis import identify_zone_axis, zone_axis_score
     from .campaign.runner import run_campaign
     from .cluster import connect
     from .detector.fitting import fit_mtf
