@@ -9,9 +9,10 @@ from typing import Any
 import dask.array as da
 from dask._task_spec import Alias, DataNode, Task, TaskRef, convert_legacy_graph
 from dask.base import clone_key, tokenize
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-__all__ = ["Graph", "graph_of", "read_after", "read_again"]
+__all__ = ["Graph", "graph_of", "partitions_of", "read_after", "read_again"]
 
 Graph = dict[Hashable, Any]
 
@@ -96,6 +97,26 @@ def read_after(array: da.Array, keys: Sequence[Hashable], dependencies: Sequence
             tasks[names[k]] = Task(names[k], _second, TaskRef(key), renamed) if first else renamed
     layers = HighLevelGraph.from_collections(name, tasks, dependencies=dependencies)
     return da.Array(layers, name, array.chunks, meta=array._meta)
+
+
+def partitions_of(table: Any) -> list[Delayed]:
+    """Partitions of a dask table, under keys that a graph of arrays can refer to.
+
+    `to_delayed` ends in aliases that have the key of what they stand for (dask 2026.7), which the
+    optimisation of arrays takes for cycles. Here they are followed and left out.
+    """
+    parts = table.to_delayed(optimize_graph=False)
+    graph = dict(parts[0].dask) if parts else {}
+    keys = []
+    for part in parts:
+        key = part.key
+        while isinstance(graph.get(key), Alias):
+            key = graph[key].target
+        keys.append(key)
+    aliases = {k for k, task in graph.items() if isinstance(task, Alias) and task.key != k}
+    name = f"partitions-{tokenize(keys)}"
+    layers = HighLevelGraph.from_collections(name, {k: v for k, v in graph.items() if k not in aliases})
+    return [Delayed(key, layers, layer=name) for key in keys]
 
 
 def _second(_: Any, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from operator import itemgetter
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..core.provenance import record
 from ..kernels import labels as kernel
 from ..kernels.runs import Runs, fill_runs, relabel_runs
 
-__all__ = ["check_options", "label_particles"]
+__all__ = ["check_options", "label_particles", "label_stages"]
 
 #: pixels up to which a frame is labelled in one piece
 PIECE = 4096 * 4096
@@ -120,28 +121,39 @@ def _label_task(mask: np.ndarray, min_pixels: float) -> np.ndarray:
 
 
 def _label_blocks(mask: da.Array, min_pixels: float) -> da.Array:
-    """Label blocks, summarise each, merge the summaries of a frame, renumber the blocks.
+    """Label blocks, summarise each, merge the summaries of a frame, renumber the blocks."""
+    mask = mask.rechunk({0: 1, 1: block_sizes(mask.chunks[1]), 2: block_sizes(mask.chunks[2])})
+    final = f"labels-final-{tokenize(mask, min_pixels)}"
+    graph, runs, merged = label_stages(mask, min_pixels)
+    for f, i, j in product(*(range(n) for n in mask.numblocks)):
+        graph[final, f, i, j] = (_relabel_task, (runs, f, i, j), (merged, f), i, j)
+    layers = HighLevelGraph.from_collections(final, graph, dependencies=[mask])
+    return da.Array(layers, final, mask.chunks, meta=np.empty((0, 0, 0), np.int32))
+
+
+def label_stages(mask: da.Array, min_pixels: float) -> tuple[dict[Any, Any], str, str]:
+    """Tasks that label the blocks of a mask (frame, y, x), one frame a block, up to the pixels themselves.
 
     All blocks of a frame wait for its merge, so they wait as runs: a few hundredths of their pixels.
+
+    Returns
+    -------
+    (dict, str, str)
+        The tasks; the name of the runs of provisional labels, keys (name, frame, i, j); and the name
+        of the final labels of a frame, keys (name, frame), each as `kernels.labels.merge` gives them.
     """
-    mask = mask.rechunk({0: 1, 1: block_sizes(mask.chunks[1]), 2: block_sizes(mask.chunks[2])})
     token = tokenize(mask, min_pixels)
-    survey, runs, summary, merged, final = (f"labels-{stage}-{token}"
-                                            for stage in ("survey", "runs", "summary", "merge", "final"))
+    survey, runs, summary, merged = (f"labels-{stage}-{token}" for stage in ("survey", "runs", "summary", "merge"))
     frames, rows, columns = mask.numblocks
     graph: dict[Any, Any] = {}
     for f in range(frames):
         graph[merged, f] = (kernel.merge, [[(summary, f, i, j) for j in range(columns)] for i in range(rows)],
                             min_pixels)
-        for i in range(rows):
-            for j in range(columns):
-                at = f, i, j
-                graph[(survey, *at)] = (_survey_task, (mask.name, *at))
-                graph[(runs, *at)] = (itemgetter(0), (survey, *at))
-                graph[(summary, *at)] = (itemgetter(1), (survey, *at))
-                graph[(final, *at)] = (_relabel_task, (runs, *at), (merged, f), i, j)
-    layers = HighLevelGraph.from_collections(final, graph, dependencies=[mask])
-    return da.Array(layers, final, mask.chunks, meta=np.empty((0, 0, 0), np.int32))
+        for at in product((f,), range(rows), range(columns)):
+            graph[(survey, *at)] = (_survey_task, (mask.name, *at))
+            graph[(runs, *at)] = (itemgetter(0), (survey, *at))
+            graph[(summary, *at)] = (itemgetter(1), (survey, *at))
+    return graph, runs, merged
 
 
 def block_sizes(chunks: tuple[int, ...]) -> tuple[int, ...]:

@@ -140,7 +140,9 @@ def _small(stacks: Sequence[xr.DataArray], size: int, frames: np.ndarray, times:
            options: dict[str, Any]) -> list[Delayed]:
     """A partition a batch of whole frames."""
     measure = dask.delayed(_measure_batch, pure=True, traverse=False)
-    blocks = [lazy_pixels(a, (size, -1, -1)).rechunk((size, -1, -1)).to_delayed().ravel() for a in stacks]
+    arrays = [lazy_pixels(a, (size, -1, -1)).rechunk((size, -1, -1)) for a in stacks]
+    # optimised one by one, what they share (a network's inference) would be computed for each of them
+    blocks = [a.to_delayed(optimize_graph=False).ravel() for a in arrays]
     return [measure(*batch, frames[i * size:(i + 1) * size], times[i * size:(i + 1) * size], options)
             for i, batch in enumerate(zip(*blocks, strict=True))]
 
