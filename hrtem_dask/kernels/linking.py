@@ -121,10 +121,9 @@ def link_frame(tracks: Tracks, sight: Sight, rules: LinkRules) -> tuple[Tracks, 
         Of each particle's lattice since it was first seen on its track [radian]; nan where unknown.
     """
     n = len(sight.area)
-    tracks = tracks.taken(np.flatnonzero(tracks.step - tracks.last <= rules.memory))
+    tracks = tracks.taken(np.flatnonzero(tracks.step - tracks.last <= rules.memory + 1))
     drift = drift_of(tracks, sight)
-    age = tracks.step - tracks.last + 1
-    old, new = pair_up(tracks, sight, sight.at - drift, age, rules)
+    old, new = pair_up(tracks, sight, sight.at - drift, tracks.step - tracks.last, rules)
     good = ~(tracks.cut[old] | sight.cut[new])
     if good.any():  # the border shifts the centre of what it cuts
         drift = _centre(sight.at[new[good]] - tracks.at[old[good]], drift)
@@ -209,7 +208,7 @@ def pair_up(tracks: Tracks, sight: Sight, at: np.ndarray, age: np.ndarray,
     at : ndarray, shape (n, 2)
         Their positions without drift [angstrom].
     age : ndarray of int
-        Frames since each track was seen; the distance allowed grows with its root, as in diffusion.
+        Frames since the last sight of each track, from 1; the distance allowed grows with its root, as in diffusion.
     rules : LinkRules
         Limits.
 
@@ -252,7 +251,7 @@ def _overlap(distance: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _assign(old: np.ndarray, new: np.ndarray, worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One to one with the largest sum of worth, group by group of what is connected."""
-    if not old.size:
+    if np.unique(old).size == np.unique(new).size == old.size:
         return old, new
     n, m = int(old.max()) + 1, int(new.max()) + 1
     groups, label = connected_components(coo_matrix((np.ones(old.size), (old, n + new)), (n + m, n + m)),
