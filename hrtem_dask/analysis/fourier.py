@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from ..core.calibration import check_pixel_size
 from ..core.errors import InputError
 from ..kernels import net
-from ..kernels.peaks import D_RANGE, peak_pairs
+from ..kernels.peaks import peak_pairs
 
 __all__ = ["fourier_peak_pairs", "peak_ratio"]
 
@@ -21,20 +21,22 @@ def fourier_peak_pairs(
     mask: Any = None,
     *,
     pixel_size: float | tuple[float, float],
-    crystal: str | Sequence[float] | None = None,
+    crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
-    d_range: tuple[float, float] = D_RANGE,
+    d_range: tuple[float, float] | None = None,
+    information_limit: float | None = None,
     alpha: float = 0.01,
     taper: float | None = None,
 ) -> pd.DataFrame:
     """Find the symmetric pairs of lattice spots in the Fourier domain of a masked region.
 
-    The masked mean is subtracted, the mask's edge softened, the crop zero-padded to twice its
-    size, and the power divided by MTF^2 where one is given. A local maximum is a spot where its
-    power exceeds the local noise level (the median of the annulus over ln 2, smooth over the
-    radius) by so much that noise alone would do it once in ``1 / alpha`` crops, and exceeds what
-    the side lobes of brighter spots could put there. A real image has exact Friedel symmetry, so
-    one half plane holds everything and each spot stands for the pair +g, -g.
+    Dead and hot pixels, white in Fourier space, are filled from their neighbours. The masked mean
+    is subtracted, the mask's edge softened, the crop zero-padded to twice its size, and the power
+    divided by MTF^2 where one is given. A local maximum is a spot where its power exceeds the local
+    noise level (the median of the annulus over ln 2, smooth over the radius) by so much that noise
+    alone would do it once in ``1 / alpha`` crops, and exceeds what the side lobes of brighter spots
+    could put there. A real image has exact Friedel symmetry, so one half plane holds everything and
+    each spot stands for the pair +g, -g.
 
     Once two non-collinear pairs are significant, the missing pairs of their net within the first
     shell are measured at the places where the net predicts them.
@@ -47,13 +49,19 @@ def fourier_peak_pairs(
         The particle; without it the entire image under a Hann window.
     pixel_size : float or (float, float)
         Pixel size or (y, x) [angstrom].
-    crystal : str or sequence of float, optional
-        Search only the rings of this crystal, 4 % wide to either side: an element ("Au"), a
-        compound ("CeO2"), or spacings [angstrom]. By default all of ``d_range``.
+    crystal : str, path, ase.Atoms or sequence of float, optional
+        Search only the rings of this crystal, 4 % wide to either side: an element ("Au", "Pt"), a
+        compound ("CeO2", "MoS2"), a structure file that ASE reads (CIF), an ASE structure, or
+        spacings [angstrom]. Structure factors say which reflections a crystal has. By default all
+        of ``d_range``.
     mtf : callable, optional
         Amplitude MTF of the frequency in units of Nyquist.
-    d_range : (float, float)
-        Spacings searched [angstrom]; clipped to 0.9 of the Nyquist frequency.
+    d_range : (float, float), optional
+        Spacings searched [angstrom], by default 1.0 to 3.6. The limits of a crystal and the
+        default are clipped to 0.9 of the Nyquist frequency; a given range that lies wholly beyond
+        it is an error.
+    information_limit : float, optional
+        Smallest spacing that the microscope transfers [angstrom]; nothing finer is searched.
     alpha : float
         Probability that pure noise gives any pair at all.
     taper : float, optional
@@ -72,7 +80,10 @@ def fourier_peak_pairs(
     Raises
     ------
     InputError
-        If the image is not 2-D, the mask does not fit or is empty, or the crystal is unknown.
+        If the image is not 2-D, the mask does not fit or is empty, the crystal is unknown, or the
+        given limits leave nothing to search.
+    MissingInputError, ReadError
+        If there is no such structure file, or ASE cannot read it.
     CalibrationError
         If the pixel size is not positive and finite.
 
@@ -86,16 +97,16 @@ def fourier_peak_pairs(
     >>> pairs.d_spacing.round(2).tolist(), pairs.detected.tolist(), round(peak_ratio(pairs))
     ([2.36, 2.35], [True, True], 1)
     """
-    low, high = min(d_range), max(d_range)
-    if not 0 < low < high:
+    if d_range is not None and (np.shape(d_range) != (2,) or not 0 < min(d_range) < max(d_range)):
         raise InputError(f"d_range is {d_range!r}; expected two different positive spacings in angstrom, as (1.0, 3.6)")
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha!r}; expected a probability between 0 and 1, as 0.01")
     return peak_pairs(np.asarray(image), None if mask is None else np.asarray(mask), check_pixel_size(pixel_size),
-                      crystal=crystal, mtf=mtf, d_range=(low, high), alpha=alpha, taper=taper)
+                      crystal=crystal, mtf=mtf, d_range=d_range, alpha=alpha, taper=taper,
+                      information_limit=information_limit)
 
 
-def peak_ratio(pairs: pd.DataFrame, *, shell: float = net.FIRST_SHELL) -> float:
+def peak_ratio(pairs: pd.DataFrame, *, shell: float = net.FIRST_SHELL, of: str = "intensity") -> float:
     """Ratio of the brightest to the dimmest spot pair of the first shell.
 
     Near 1 where the particle is viewed along a zone axis, large where it is tilted away. Only
@@ -108,23 +119,27 @@ def peak_ratio(pairs: pd.DataFrame, *, shell: float = net.FIRST_SHELL) -> float:
         From `fourier_peak_pairs`.
     shell : float
         Outer radius of the shell over the smallest abs(g).
+    of : {"intensity", "amplitude"}
+        The ratio of the amplitudes is the square root of that of the intensities.
 
     Returns
     -------
     float
-        At least 1; a lower bound where the dimmest pair is not detected; nan where fewer than
-        two non-collinear pairs are detected.
+        At least 1; a lower bound where the dimmest pair is not detected; nan where fewer than two
+        non-collinear pairs are detected, or where the first shell holds one direction alone: its
+        ratio to itself would be 1, the best there is, whatever the tilt. Nets with one short vector
+        are such cases, as Au along [112] (111, next 220): give ``shell=1.7`` to compare these two.
 
     Raises
     ------
     InputError
-        If the table lacks a column, or ``shell`` is below 1.
+        If the table lacks a column, ``shell`` is below 1, or ``of`` is another word.
 
     Examples
     --------
     >>> pairs = pd.DataFrame({"g_y": [0.0, 0.42], "g_x": [0.42, 0.0], "intensity": [6.0, 3.0],
     ...                       "detected": [True, True]})
-    >>> peak_ratio(pairs), peak_ratio(pairs[:1])
-    (2.0, nan)
+    >>> peak_ratio(pairs), peak_ratio(pairs[:1]), round(peak_ratio(pairs, of="amplitude"), 3)
+    (2.0, nan, 1.414)
     """
-    return net.peak_ratio(pairs, shell=shell)
+    return net.peak_ratio(pairs, shell=shell, of=of)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Background", "detection_threshold", "fit_background"]
+from .half_plane import SECTORS, HalfGrid
+
+__all__ = ["Annuli", "Background", "cut_annuli", "detection_threshold", "fit_background", "surroundings"]
 
 #: the power of noise is exponentially distributed, and its median is the mean times this
 LN2 = float(np.log(2))
@@ -16,8 +18,6 @@ MEDIAN_EFFICIENCY = LN2**2
 BANDWIDTH = 0.03
 #: the azimuthal terms vary less with the radius than the level, which follows Thon rings
 HARMONIC_WIDTH = 3.0
-#: sectors of the half plane in which medians are taken
-SECTORS = 8
 #: expected size of the azimuthal terms (natural logarithm of power); they shrink to 0 where there is little data
 HARMONIC = 0.7
 
@@ -47,14 +47,70 @@ class Background:
         cos2, sin2 = _second_harmonic(k_y, k_x, radius)
         return np.exp(level + cosine * cos2 + sine * sin2)
 
+    def in_cells(self, annuli: Annuli) -> np.ndarray:
+        """Mean noise power in the middle of each cell, shape (rings, SECTORS)."""
+        angle = (np.arange(SECTORS) + 0.5) * np.pi / SECTORS
+        return self.at(annuli.centres[:, None] * np.sin(angle), annuli.centres[:, None] * np.cos(angle))
+
 
 def _second_harmonic(k_y: np.ndarray, k_x: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r2 = np.maximum(radius**2, 1e-300)
     return (k_x**2 - k_y**2) / r2, 2 * k_x * k_y / r2
 
 
-def fit_background(power: np.ndarray, k_y: np.ndarray, k_x: np.ndarray, valid: np.ndarray, *, resolution: float,
-                   density: float, limits: tuple[float, float], azimuthal: bool = True) -> Background | None:
+@dataclass(frozen=True)
+class Annuli:
+    """Cells of a half plane: annuli of one width, each in `SECTORS` sectors.
+
+    Attributes
+    ----------
+    bins : ndarray, shape (n,)
+        Flat indices of the bins.
+    ring, sector : ndarray, shape (n,)
+        Of each bin.
+    centres : ndarray, shape (rings,)
+        Radii [1/angstrom].
+    bandwidth : float
+        Of the smoothing over the radius [1/angstrom].
+    """
+
+    bins: np.ndarray
+    ring: np.ndarray
+    sector: np.ndarray
+    centres: np.ndarray
+    bandwidth: float
+
+
+def surroundings(resolution: float) -> float:
+    """Frequencies beyond the search that its noise level takes in [1/angstrom]: two bandwidths of the smoothing."""
+    return 2 * max(BANDWIDTH, 1.5 * resolution)
+
+
+def cut_annuli(grid: HalfGrid, resolution: float, limits: tuple[float, float]) -> Annuli | None:
+    """Annuli that cover the search between two radii [1/angstrom] and its surroundings; None where there are none.
+
+    Parameters
+    ----------
+    grid : HalfGrid
+    resolution : float
+        Width of a spot [1/angstrom].
+    limits : (float, float)
+        Radii between which the noise level is needed [1/angstrom].
+    """
+    around = surroundings(resolution)
+    first, last = max(limits[0] - around, 1.5 * resolution), limits[1] + around
+    if last <= first:
+        return None
+    width = max(resolution / 2, BANDWIDTH / 8)
+    n_rings = int(np.ceil((last - first) / width))
+    k = grid.k.ravel()
+    bins = np.flatnonzero(grid.half.ravel() & (k >= first) & (k < first + n_rings * width))
+    ring = np.minimum(((k[bins] - first) / width).astype(np.int32), n_rings - 1)
+    return Annuli(bins, ring, grid.sector.ravel()[bins], first + (np.arange(n_rings) + 0.5) * width, around / 2)
+
+
+def fit_background(power: np.ndarray, valid: np.ndarray, annuli: Annuli, *, density: float,
+                   azimuthal: bool = True) -> Background | None:
     """Robust, smooth noise level of a power spectrum.
 
     The median of a cell (an annulus, or a sector of one) over ln 2 is the mean of exponentially
@@ -65,18 +121,13 @@ def fit_background(power: np.ndarray, k_y: np.ndarray, k_x: np.ndarray, valid: n
 
     Parameters
     ----------
-    power : ndarray, shape (k_y, k_x)
-        Power of each bin.
-    k_y, k_x : ndarray
-        Axes [1/angstrom].
-    valid : ndarray of bool, shape (k_y, k_x)
+    power : ndarray, float32, shape (n,)
+        Power of the bins of the annuli.
+    valid : ndarray of bool, shape (n,)
         Bins to use (spots that are already known are left out).
-    resolution : float
-        Width of a spot [1/angstrom].
+    annuli : Annuli
     density : float
         Independent samples a bin of the half plane.
-    limits : (float, float)
-        Radii between which the level is needed [1/angstrom].
     azimuthal : bool
         Whether to fit the second harmonic; False takes entire annuli, which is more robust while
         the spots are not known yet.
@@ -86,61 +137,51 @@ def fit_background(power: np.ndarray, k_y: np.ndarray, k_x: np.ndarray, valid: n
     Background or None
         None where there is no noise to measure (a constant image) or too few bins.
     """
-    h = max(BANDWIDTH, 1.5 * resolution)
-    first, last = max(limits[0] - 2 * h, 1.5 * resolution), limits[1] + 2 * h
-    if last <= first:
-        return None
-    width = max(resolution / 2, BANDWIDTH / 8)
-    n_rings = int(np.ceil((last - first) / width))
-    outer = first + n_rings * width
-    # the other half plane holds the same numbers
-    rows, cols = slice(*np.searchsorted(k_y, (0.0, outer))), slice(*np.searchsorted(k_x, (-outer, outer)))
-    power, valid, k_y, k_x = power[rows, cols], valid[rows, cols], k_y[rows], k_x[cols]
-    radius = np.hypot(k_y[:, None], k_x[None, :])
-    i, j = np.nonzero(valid & (radius >= first) & (radius < outer))
-    ring = ((radius[i, j] - first) / width).astype(int).clip(0, n_rings - 1)
-    n_sectors = SECTORS if azimuthal else 1
-    angle = np.mod(np.arctan2(k_y[i], k_x[j]), np.pi)
-    cell = ring * n_sectors + np.minimum((angle / np.pi * n_sectors).astype(int), n_sectors - 1)
-    counts, medians = _medians(power[i, j], cell, n_rings * n_sectors)
-    samples = counts * density
+    n_rings, n_sectors = len(annuli.centres), SECTORS if azimuthal else 1
+    cell = annuli.ring * SECTORS + annuli.sector if azimuthal else annuli.ring
+    counts, medians = _medians(power, np.where(valid, cell, n_rings * n_sectors), n_rings * n_sectors)
+    samples = (counts * density).reshape(n_rings, n_sectors)
+    medians = medians.reshape(n_rings, n_sectors)
     good = (samples >= 0.5) & (medians > 0)
-    if np.unique(np.flatnonzero(good) // n_sectors).size < 3:
+    if good.any(axis=1).sum() < 3:
         return None
-    number = np.flatnonzero(good)
-    centres = first + (number // n_sectors + 0.5) * width
-    middle = (number % n_sectors + 0.5) * np.pi / n_sectors
     # the logarithm of a median of few samples is low: by 0.21 for one, and by 0.21 / n about for n
-    values = np.log(medians[good] / LN2) + 0.21 / np.maximum(samples[good], 1.0)
-    return _smooth(centres, middle, values, samples[good], h, azimuthal)
+    values = np.log(np.where(good, medians, 1.0) / LN2) + 0.21 / np.maximum(samples, 1.0)
+    precision = np.where(good, MEDIAN_EFFICIENCY * samples, 0.0)
+    return _smooth(annuli, np.where(good, values, 0.0), precision, azimuthal)
 
 
 def _medians(values: np.ndarray, cell: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count and median of the values of each cell (0 where there is none)."""
-    order = np.argsort(values)
-    # small integers are sorted by radix, which is stable and many times faster than a sort by two keys
-    order = order[np.argsort(cell[order].astype(np.uint16 if n_cells < 2**16 else np.int64), kind="stable")]
-    cell = cell[order]
-    values, ends = values[order], np.searchsorted(cell, np.arange(n_cells + 1))
+    """Count and median of the values of each cell (0 where there is none); cells from `n_cells` on do not count."""
+    # numbers of single precision that are not negative have the order of their bits: one sort of whole
+    # numbers, many times faster than one by two keys
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    order = np.sort((cell.astype(np.uint64) << np.uint64(32)) | bits)
+    ends = np.searchsorted(order, np.arange(n_cells + 1, dtype=np.uint64) << np.uint64(32))
     start, counts = ends[:-1], np.diff(ends)
-    safe = np.minimum(start + np.maximum(counts - 1, 0) // 2, max(values.size - 1, 0))
-    upper = np.minimum(start + counts // 2, max(values.size - 1, 0))
-    return counts, np.where(counts > 0, (values[safe] + values[upper]) / 2, 0.0) if values.size else counts * 0.0
+    if not values.size:
+        return counts, counts * 0.0
+    lower, upper = (((order[np.minimum(start + at, values.size - 1)] & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+                    .view(np.float32).astype(np.float64) for at in (np.maximum(counts - 1, 0) // 2, counts // 2))
+    return counts, np.where(counts > 0, (lower + upper) / 2, 0.0)
 
 
-def _smooth(k: np.ndarray, angle: np.ndarray, values: np.ndarray, samples: np.ndarray, h: float,
-            azimuthal: bool) -> Background:
-    """Local regressions over the radius, of the level and then of the second harmonic of what remains."""
-    at = np.unique(k)
-    precision = MEDIAN_EFFICIENCY * samples
+def _smooth(annuli: Annuli, values: np.ndarray, precision: np.ndarray, azimuthal: bool) -> Background:
+    """Local regressions over the radius, of the level and then of the second harmonic of what remains.
+
+    ``values`` and ``precision`` have the shape (rings, sectors); cells without a value have no precision.
+    """
+    k, h = annuli.centres[precision.any(axis=1)], annuli.bandwidth
+    values, precision = values[precision.any(axis=1)], precision[precision.any(axis=1)]
+    # the level is smooth over h: a straight line between points a quarter of that apart is as good
+    at = k if len(k) < 8 or k[1] - k[0] > h / 4 else np.linspace(k[0], k[-1], int(np.ceil(4 * (k[-1] - k[0]) / h)) + 2)
     level, variance = _local_line(at, k, values, precision, h)
     terms = np.zeros((3, at.size))
     if azimuthal:
-        rest = values - np.interp(k, at, level)
+        rest = values - np.interp(k, at, level)[:, None]
         used = rest.clip(-3.0, 2.0)  # a spot that fills a cell of its own
-        terms[1:], more = _local_harmonic(at, k, angle, used, precision, HARMONIC_WIDTH * h)
-        known = np.interp(k, at, terms[1]) * np.cos(2 * angle) + np.interp(k, at, terms[2]) * np.sin(2 * angle)
-        level = _local_line(at, k, np.interp(k, at, level) + used - known, precision, h)[0]
+        terms[1:], more, known = _local_harmonic(at, k, used, precision, HARMONIC_WIDTH * h)
+        level = _local_line(at, k, np.interp(k, at, level)[:, None] + used - known, precision, h)[0]
         variance = variance + more
     terms[0] = level
     return Background(at, terms, 1 / variance)
@@ -155,21 +196,26 @@ def _local_line(at: np.ndarray, k: np.ndarray, values: np.ndarray, precision: np
                 h: float) -> tuple[np.ndarray, np.ndarray]:
     """Local straight line at each radius, and the variance of its value there."""
     offset, kernel = _kernel(at, k, h)
-    w = kernel * precision
+    weight, total = precision.sum(axis=1), (precision * values).sum(axis=1)
+    w = kernel * weight
     s0, s1, s2 = w.sum(1), (w * offset).sum(1), (w * offset**2).sum(1)
-    share = w * (s2[:, None] - s1[:, None] * offset) / np.maximum(s0 * s2 - s1**2, 1e-12)[:, None]
-    return share @ values, (share**2 / precision).sum(1)
+    share = kernel * (s2[:, None] - s1[:, None] * offset) / np.maximum(s0 * s2 - s1**2, 1e-12)[:, None]
+    return share @ total, share**2 @ weight
 
 
-def _local_harmonic(at: np.ndarray, k: np.ndarray, angle: np.ndarray, values: np.ndarray, precision: np.ndarray,
-                    h: float) -> tuple[np.ndarray, np.ndarray]:
-    """Local cos 2 phi and sin 2 phi terms, shrunk towards 0, and the variance that they add (mean over the angle)."""
-    w = _kernel(at, k, h)[1] * precision
+def _local_harmonic(at: np.ndarray, k: np.ndarray, values: np.ndarray, precision: np.ndarray,
+                    h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Local cos 2 phi and sin 2 phi terms, shrunk towards 0; the variance that they add; their sum in the cells."""
+    kernel = _kernel(at, k, h)[1]
+    angle = (np.arange(SECTORS) + 0.5) * np.pi / SECTORS
     c, s = np.cos(2 * angle), np.sin(2 * angle)
-    cc, ss, cs = w @ c**2 + HARMONIC**-2, w @ s**2 + HARMONIC**-2, w @ (c * s)
-    vc, vs = w @ (c * values), w @ (s * values)
+    cc, ss, cs = (kernel @ (precision @ t) + extra for t, extra in
+                  ((c**2, HARMONIC**-2), (s**2, HARMONIC**-2), (c * s, 0.0)))
+    vc, vs = (kernel @ ((precision * values) @ t) for t in (c, s))
     determinant = cc * ss - cs**2
-    return np.array([(ss * vc - cs * vs), (cc * vs - cs * vc)]) / determinant, (cc + ss) / determinant / 2
+    terms = np.array([(ss * vc - cs * vs), (cc * vs - cs * vc)]) / determinant
+    known = np.interp(k, at, terms[0])[:, None] * c + np.interp(k, at, terms[1])[:, None] * s
+    return terms, (cc + ss) / determinant / 2, known
 
 
 def detection_threshold(trials: float, samples: np.ndarray, alpha: float) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from ..core.errors import InputError
+from .defects import mend
 
 __all__ = ["Crop", "crop_bounds", "default_taper", "masked_crop"]
 
@@ -17,6 +18,10 @@ TAPER_PIXELS = 6.0
 #: ... and at least this many angstrom, because side lobes of a lattice spot at distance q from it
 #: only fall off where q * taper > 1
 TAPER_ANGSTROM = 4.0
+#: a taper of more rows than this is measured by a transform of all distances
+MOST_ROWS = 40
+#: columns that lie outside every crop
+FAR = 2**24
 #: differences below this fraction of the counts are rounding
 ROUNDING = 1e-12
 
@@ -96,7 +101,8 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
     Parameters
     ----------
     image : ndarray, shape (y, x)
-        Counts of any real dtype; samples that are not finite get the weight 0.
+        Counts of any real dtype. Single pixels that are dead, hot or not finite are filled from their
+        neighbours, others that are not finite get the weight 0.
     mask : ndarray of bool, shape (y, x), or None
         The particle. None takes the entire image with a Hann window.
     pixel_size : (float, float)
@@ -130,15 +136,15 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
         outline = weight
     else:
         box, outline, weight = _soft_edge(np.asarray(mask), image.shape, pixel_size, taper)
-    values = image[box].astype(np.float64)
-    bad = ~np.isfinite(values)
+    values, bad = mend(image[box].astype(np.float64), weight > 0)
     if bad.any():
         weight, values = np.where(bad, 0.0, weight), np.where(bad, 0.0, values)
     total = weight.sum()
     if not total > 0:
         raise InputError("no finite pixel is left inside the mask; expected a mask with some image in it")
-    values -= (weight * values).sum() / total
-    if np.abs(values).max() <= ROUNDING * np.abs(image[box][~bad]).max():
+    mean = (weight * values).sum() / total
+    values -= mean
+    if np.ptp(values[~bad]) <= ROUNDING * abs(mean):
         values[...] = 0.0  # a constant image: the rest is rounding
     inside, around = (outline > 0) & ~bad, (outline == 0) & ~bad
     contrast = float(values[inside].mean() - values[around].mean()) if inside.any() and around.any() else 0.0
@@ -157,9 +163,8 @@ def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float
     box = crop_bounds(box, shape, pixel_size, taper / 2)
     inside = mask[box]
     half = 0.5 * np.sqrt(pixel_size[0] * pixel_size[1])  # the border runs half a pixel from either side's centres
-    # a mask that fills its crop has no outside, and the distance to it would be undefined
-    depth = np.full(inside.shape, np.inf) if inside.all() else distance_transform_edt(inside, sampling=pixel_size)
-    away = distance_transform_edt(~inside, sampling=pixel_size)
+    reach = taper / 2 + half
+    depth, away = (_distance(m, pixel_size, reach) for m in (inside, ~inside))
     signed = np.where(inside, depth - half, half - away)
     weight = 0.5 * (1 + np.sin(np.pi * np.clip(signed / taper, -0.5, 0.5)))
     for axis, (b, n, d) in enumerate(zip(box, shape, pixel_size, strict=True)):
@@ -167,3 +172,24 @@ def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float
         ramp = np.sin(np.pi / 2 * np.clip((np.minimum(i, n - 1 - i) + 0.5) * d / taper, 0, 1)) ** 2
         weight *= ramp[:, None] if axis == 0 else ramp[None, :]
     return box, inside, weight
+
+
+def _distance(region: np.ndarray, pixel_size: tuple[float, float], reach: float) -> np.ndarray:
+    """Distance of each pixel of a region from the nearest one outside it [angstrom]; any more than ``reach`` beyond.
+
+    Exact, and several times faster than a transform of all distances: along the rows from the last
+    pixel outside, then the nearest row (Felzenszwalb and Huttenlocher 2012, Theory Comput. 8, 415).
+    """
+    rows = int(np.ceil(reach / pixel_size[0]))
+    if rows > MOST_ROWS and not region.all():
+        return distance_transform_edt(region, sampling=pixel_size)
+    column = np.arange(region.shape[1], dtype=np.int32)
+    last = np.maximum.accumulate(np.where(region, np.int32(-FAR), column), axis=1)
+    following = np.minimum.accumulate(np.where(region, np.int32(FAR), column)[:, ::-1], axis=1)[:, ::-1]
+    across = (np.minimum(column - last, following - column) * np.float32(pixel_size[1])) ** 2
+    square = across.copy()
+    for n in range(1, min(rows, region.shape[0] - 1) + 1):
+        step = np.float32((n * pixel_size[0]) ** 2)
+        np.minimum(square[n:], across[:-n] + step, out=square[n:])
+        np.minimum(square[:-n], across[n:] + step, out=square[:-n])
+    return np.sqrt(square)

@@ -41,12 +41,16 @@ def _reduced(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array([a, b])
 
 
-def _fit(basis: np.ndarray, g: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which vectors the net indexes, and the net fitted to them by least squares."""
-    index = np.rint(np.linalg.solve(basis.T, g.T).T)
-    on = (np.hypot(*(index @ basis - g).T) <= tolerance) & (np.abs(index).max(1) <= 3)
-    fitted = np.linalg.lstsq(index[on], g[on], rcond=None)[0] if np.linalg.matrix_rank(index[on]) == 2 else basis
-    return on, fitted
+def _indexed(basis: np.ndarray, g: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the vectors in a net, and which of them lie on it."""
+    (a, b), (c, d) = basis
+    index = np.rint(g @ np.array([[d, -b], [-c, a]]) / (a * d - b * c))
+    return index, (np.hypot(*(index @ basis - g).T) <= tolerance) & (np.abs(index).max(1) <= 3)
+
+
+def _fitted(basis: np.ndarray, index: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """The net fitted to the vectors of these indices by least squares."""
+    return np.linalg.lstsq(index, g, rcond=None)[0] if np.linalg.matrix_rank(index) == 2 else basis
 
 
 def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits: tuple[float, float],
@@ -92,13 +96,13 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
         basis = _reduced(a, b)
         if np.hypot(*basis[0]) < limits[0]:  # two grains, not one net
             continue
-        on, fitted = _fit(basis, bright, tolerance / 2)
+        index, on = _indexed(basis, bright, tolerance / 2)
         this = (int(on.sum()), float(power[order[i]] + power[order[j]]))
         if this > merit:
-            best, merit = _reduced(*fitted), this
+            best, merit = (basis, index[on], bright[on]), this
     if best is None:
         return nothing
-    a, b = best
+    a, b = _reduced(*_fitted(*best))
     places = np.array([a, b, a + b, a - b])
     length = np.hypot(*places.T)
     places = places[(length <= shell * length.min()) & (length >= limits[0]) & (length <= limits[1])]

@@ -10,7 +10,7 @@ from scipy import fft
 
 from .crop import Crop, masked_crop
 
-__all__ = ["Spectrum", "display", "frequency_axis", "full_power", "image_spectrum", "power_spectrum"]
+__all__ = ["MTF_FLOOR", "Spectrum", "display", "frequency_axis", "full_power", "image_spectrum", "power_spectrum"]
 
 #: above this many padded samples a side the transform runs in single precision, to bound the memory
 LARGE = 4096
@@ -30,12 +30,15 @@ class Spectrum:
         Power of the crop's weight: the shape that every lattice spot has.
     k_y, k_x : ndarray
         Spatial frequencies [1/angstrom], uniform, ascending.
+    response : ndarray, shape (k_y, k_x), or None
+        The MTF by whose square the power was divided.
     """
 
     power: np.ndarray
     window: np.ndarray
     k_y: np.ndarray
     k_x: np.ndarray
+    response: np.ndarray | None = None
 
     @property
     def step(self) -> tuple[float, float]:
@@ -90,15 +93,16 @@ def power_spectrum(crop: Crop, *, pad: float = 2.0, mtf: Callable[[np.ndarray], 
     power = full_power(crop.data.astype(dtype), shape)
     window = full_power(crop.weight.astype(dtype), shape)
     k_y, k_x = (frequency_axis(n, d) for n, d in zip(shape, crop.pixel_size, strict=True))
+    response = None
     if mtf is not None:
         # each axis in units of its own Nyquist frequency
         radius = np.hypot(2 * k_y[:, None] * crop.pixel_size[0], 2 * k_x[None, :] * crop.pixel_size[1])
         response = np.asarray(mtf(radius.ravel()), dtype=np.float64).reshape(radius.shape)
         # a tabulated MTF may end at Nyquist, before the corners of the transform
         edge = float(np.asarray(mtf(np.ones(1)), dtype=np.float64)[0])
-        response = np.where(np.isfinite(response), response, edge)
-        power = power / np.maximum(np.abs(response), MTF_FLOOR) ** 2
-    return Spectrum(power, window, k_y, k_x)
+        response = np.maximum(np.abs(np.where(np.isfinite(response), response, edge)), MTF_FLOOR)
+        power = power / response**2
+    return Spectrum(power, window, k_y, k_x, response)
 
 
 def full_power(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,97 @@
+"""Dead and hot pixels of one image: found by what stands out from its surroundings, and filled from them.
+
+A pixel that always says the same is white in Fourier space: it lifts the noise under every lattice
+spot, and some of them in a row make a streak that passes for spots.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["mend"]
+
+#: standard deviations of the noise by which a defect stands out from the ring around its neighbours; a
+#: fainter one adds less to the noise of a crop than a hundredth of its pixels do
+OUTLIER = 6.0
+#: part of that height by which it stands out from its own neighbours; an atom column, blurred by optics and
+#: detector, is shared by several pixels
+ALONE = 0.75
+#: more than this part of the pixels are no defects but the signal: single electrons in an image of few
+MOST = 0.01
+#: quantile of the absolute differences from the neighbours that tells the noise, and its value for unit variance
+QUANTILE, NORMAL = 0.9, 1.6449
+#: a pixel is filled from its neighbours where at least so many of the eight are good
+NEIGHBOURS = 4
+
+_NEAR = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)])
+_RING = np.array([(a, b) for a in range(-2, 3) for b in range(-2, 3) if max(abs(a), abs(b)) == 2])
+
+
+def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fill single pixels that are dead, hot or not finite.
+
+    Parameters
+    ----------
+    values : ndarray, float64, shape (y, x)
+        Counts.
+    region : ndarray of bool, shape (y, x)
+        Where it matters, and where the noise is measured.
+
+    Returns
+    -------
+    (ndarray, ndarray of bool)
+        The filled image, and the pixels that are not finite and could not be filled.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).poisson(50, (40, 40)).astype(float)
+    >>> image[20, 20], image[5, 7] = 4000, np.nan
+    >>> filled, lost = mend(image, np.ones(image.shape, bool))
+    >>> bool(filled[20, 20] < 80), bool(filled[5, 7] < 80), bool(lost.any()), int((filled != image).sum())
+    (True, True, False, 2)
+    """
+    lost = ~np.isfinite(values)
+    if lost.all():
+        return values, lost
+    plain = np.where(lost, np.median(values[~lost]), values) if lost.any() else values
+    i, j = _suspects(plain, region, lost)
+    if lost.any():
+        i, j = (np.concatenate(p) for p in zip((i, j), np.nonzero(lost), strict=True))
+    if not i.size:
+        return values, lost
+    bad = lost.copy()
+    bad[i, j] = True
+    y, x = i[:, None] + _NEAR[:, 0], j[:, None] + _NEAR[:, 1]
+    inside = (y >= 0) & (y < values.shape[0]) & (x >= 0) & (x < values.shape[1])
+    y, x = y.clip(0, values.shape[0] - 1), x.clip(0, values.shape[1] - 1)
+    good = inside & ~bad[y, x]
+    enough = good.sum(axis=1) >= NEIGHBOURS
+    y, x, good = y[enough], x[enough], good[enough]
+    filled = values.copy()
+    filled[i[enough], j[enough]] = np.nanmedian(np.where(good, plain[y, x], np.nan), axis=1) if enough.any() else 0.0
+    return filled, ~np.isfinite(filled)
+
+
+def _suspects(plain: np.ndarray, region: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels that stand out from the ring around their neighbours, and stand out alone."""
+    nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    edge = np.pad(plain, 1, mode="edge")
+    rest = np.abs(plain - (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]) / 4)
+    known = rest[region & ~lost]
+    if known.size < 25:
+        return nothing
+    at = int(QUANTILE * (known.size - 1))
+    # the mean of four neighbours adds a quarter to the variance
+    noise = float(np.partition(known, at)[at]) / NORMAL / np.sqrt(1.25)
+    i, j = np.nonzero((rest > 0.5 * OUTLIER * noise) & region & ~lost)
+    if not i.size or i.size > 10 * MOST * known.size:
+        return nothing
+    near, ring = (plain[(i[:, None] + o[:, 0]).clip(0, plain.shape[0] - 1),
+                        (j[:, None] + o[:, 1]).clip(0, plain.shape[1] - 1)] for o in (_NEAR, _RING))
+    height = plain[i, j] - np.median(ring, axis=1)
+    near = np.sort(near, axis=1)  # two of the neighbours may be defects as well
+    alone = np.where(height > 0, plain[i, j] - near[:, -3], near[:, 2] - plain[i, j])
+    defect = (np.abs(height) > OUTLIER * noise) & (alone >= ALONE * np.abs(height))
+    if defect.sum() > MOST * known.size:
+        return nothing
+    return i[defect], j[defect]
