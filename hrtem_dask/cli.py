@@ -166,6 +166,15 @@ def inspect(sources: tuple[str, ...], guess: str | None, **asked: Any) -> None:
 @click.option("--window", type=click.Choice(["hamming", "hann", "gaussian"]),
               help="Blend windows that overlap by half instead of trimming a halo; four times the work.")
 @click.option("--window-size", type=click.IntRange(1), help="Side of these windows [network pixel].")
+@click.option("--augment", type=click.Choice(["1", "4", "8"]), default="1", show_default=True,
+              help="Mean over so many turned and mirrored images: better in noise, so many times the work.")
+@click.option("--mtf", type=click.Path(), help="MTF of the camera (hrtem-dask fit-mtf), for the spot pairs.")
+@click.option("--max-ratio", type=float, help="List frames as readable whose particle has at most this peak ratio.")
+@click.option("--min-score", type=float, help="List frames as readable whose particle has at least this zone axis "
+                                              "score; without other thresholds 0.5.")
+@click.option("--max-false-keep", type=float, help="Choose the least score so that at most this share of the frames "
+                                                   "that are listed is off the zone axis, as 0.05.")
+@click.option("--track", type=int, help="Track of the particle that is judged; by default the largest.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--title", help="Heading of the report.")
 @click.option("--where", default="local", show_default=True,
@@ -184,6 +193,7 @@ def run(sources: tuple[str, ...], where: str, workers: int | None, **options: An
 
     if options["halo"] not in ("auto", "exact"):
         options["halo"] = _whole("--halo", options["halo"])
+    options["augment"] = int(options["augment"])
     try:
         config = CampaignConfig(source=gather(sources), **options)
     except InputError as error:

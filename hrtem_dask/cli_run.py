@@ -138,6 +138,19 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
+def readable(campaign: Campaign) -> str:
+    """Say how many frames can be read, which, and why the others cannot."""
+    from .campaign.verdicts import listing
+
+    verdicts = campaign.verdicts
+    kept = verdicts.frame[verdicts.keep].to_numpy()
+    counts = verdicts.reason[~verdicts.keep].astype(str).value_counts()
+    which = f" ({listing(kept)})" if len(kept) else ""
+    rest = f"; the others: {', '.join(f'{n} {reason}' for reason, n in counts.items())}" if len(counts) else ""
+    return (f"readable: {len(kept)} of {counted(len(verdicts), 'frame')}{which}{rest}. "
+            f"List: {campaign.out / 'verdicts.csv'}")
+
+
 def finish(campaign: Campaign) -> int:
     """Write the report, say what happened, and return the exit code."""
     from .report import write_report
@@ -153,5 +166,6 @@ def finish(campaign: Campaign) -> int:
                    f"{len(failed)} failed; {counted(len(campaign.particles), 'particle')}")
     else:
         click.echo(f"nothing to compute: all {campaign.reused} frames were done before with these settings")
+    click.echo(readable(campaign))
     click.echo(f"report: {campaign.out / 'report.html'}")
     return SOME_FAILED if failed else OK

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.segment import check_window
+from ..analysis.segment import check_augment, check_window
 from ..core.errors import InputError
 
 __all__ = ["CampaignConfig", "as_config", "parse_frames"]
@@ -41,12 +41,22 @@ class CampaignConfig:
         smaller holds enough fringes to show a lattice. None keeps every pixel.
     crystal : str, optional
         Crystal that limits the lattice spacings searched, as "Au".
+    mtf : path, optional
+        File of the camera's MTF, as ``hrtem-dask fit-mtf`` writes it: spot pairs are judged without
+        the blur of the camera.
+    max_ratio, min_score, max_false_keep, track
+        Which frames are listed as readable, as `hrtem_dask.filter_frames` takes them: a particle's
+        peak ratio at most, its zone axis score at least, or a share of bad frames among those that
+        are kept, and the track that is judged, by default the largest. Without any of the three,
+        ``min_score=0.5``.
     halo : int, "auto" or "exact"
         Margin that a tile sees beyond its border [network pixel], as `hrtem_dask.segment` takes it.
     window : str, optional
         "hamming", "hann" or "gaussian": blend overlapping windows, as `hrtem_dask.segment` does.
     window_size : int, optional
         Their side [network pixel].
+    augment : int
+        1, or 4 or 8 turned and mirrored images of which `hrtem_dask.segment` takes the mean.
     device : str
         Torch device: "auto", "cpu" or "cuda".
     frames : str or sequence of int, optional
@@ -77,9 +87,15 @@ class CampaignConfig:
     threshold: float = 0.5
     min_area: float | None = 50.0
     crystal: str | None = None
+    mtf: Any = None
+    max_ratio: float | None = None
+    min_score: float | None = None
+    max_false_keep: float | None = None
+    track: int | None = None
     halo: int | str = "auto"
     window: str | None = None
     window_size: int | None = None
+    augment: int = 1
     device: str = "auto"
     frames: Any = None
     title: str | None = None
@@ -98,6 +114,8 @@ class CampaignConfig:
                                                  or self.frames_per_unit < 1):
             raise InputError(f"frames_per_unit is {self.frames_per_unit!r}; expected a whole number of at least 1")
         check_window(self.window, self.window_size, self.halo)
+        check_augment(self.augment)
+        check_list(self)
         if isinstance(self.frames, str):
             parse_frames(self.frames)
 
@@ -110,6 +128,7 @@ class CampaignConfig:
             "out": str(Path(self.out).resolve()),
             "model": self.model if isinstance(self.model, str) else _model_text(self.model),
             "frames": frames if frames is None or isinstance(frames, str) else [int(i) for i in frames],
+            "mtf": None if self.mtf is None else str(Path(self.mtf).absolute()),
         }
         return values
 
@@ -167,6 +186,19 @@ def source_text(source: Any) -> str | list[str] | None:
 
 def _model_text(model: Any) -> str:
     return str(Path(model).absolute()) if isinstance(model, os.PathLike) else getattr(model, "name", repr(model))
+
+
+def check_list(config: CampaignConfig) -> None:
+    """Refuse thresholds of the list of readable frames that make no sense [InputError]."""
+    if config.max_ratio is not None:
+        _check_number("max_ratio", config.max_ratio, np.nextafter(1, 0), math.inf, "a ratio of at least 1, as 2.5")
+    if config.min_score is not None:
+        _check_number("min_score", config.min_score, -1e-300, np.nextafter(1, 2), "a score from 0 to 1, as 0.5")
+    if config.max_false_keep is not None:
+        _check_number("max_false_keep", config.max_false_keep, 0, 1, "a share between 0 and 1, as 0.05")
+    if config.track is not None and (isinstance(config.track, bool) or int(config.track) != config.track
+                                     or config.track < 0):
+        raise InputError(f"track is {config.track!r}; expected the number of a track, 0 or more")
 
 
 def _check_number(name: str, value: Any, low: float, high: float, expected: str) -> None:

@@ -23,7 +23,8 @@ __all__ = ["ABOUT", "PENDING", "STATUS", "STORE", "TABLES", "prepare_folder", "p
 log = logging.getLogger(__name__)
 ABOUT, STORE, MOVIE = "campaign.json", "data.zarr", "movie.zarr"
 #: what the last stage makes; removed as soon as anything of it would be out of date
-TABLES = ("particles.parquet", "particles.csv", "frames.parquet", "frames.csv", "report.html")
+TABLES = ("particles.parquet", "particles.csv", "frames.parquet", "frames.csv", "verdicts.parquet", "verdicts.csv",
+          "report.html")
 #: meaning of the coordinate frame_status
 STATUS = {"pending": 0, "done": 1, "failed": 2}
 PENDING = STATUS["pending"]

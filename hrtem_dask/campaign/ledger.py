@@ -18,11 +18,13 @@ from ..io.natural import find_files, is_zarr_store
 from ..io.store import shards_present
 from ..io.tables import read_json, write_json
 
-__all__ = ["ALGORITHM", "STAGES", "Ledger", "fingerprint", "input_fingerprints"]
+__all__ = ["ALGORITHM", "LAST", "STAGES", "Ledger", "fingerprint", "input_fingerprints"]
 
 STAGES = ("segment", "particles")
 #: raised when the stage's numbers change with a new version of the code
-ALGORITHM = {"segment": 2, "particles": 2}
+ALGORITHM = {"segment": 2, "particles": 3}
+#: the same of what is made of the tables of all frames, once
+LAST = {"tracks": 1, "frame_quality": 1, "verdicts": 1}
 FOLDER = ".hrtem-progress"
 
 

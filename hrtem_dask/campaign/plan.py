@@ -14,6 +14,7 @@ import xarray as xr
 from ..core.calibration import grid_of
 from ..io.store import remove_shards
 from ..io.tables import writing
+from ..simulate.own import read_mtf
 from .config import CampaignConfig
 from .layout import PENDING, STATUS, STORE, TABLES, write_status
 from .ledger import ALGORITHM, Ledger, fingerprint, input_fingerprints
@@ -35,6 +36,7 @@ class Plan:
     keys: list[dict[str, str]]
     ledger: Ledger
     stages: list[tuple[str, ...]]
+    inputs: str = ""  #: fingerprint of all frames as they lie in their files, for what needs no network
 
     @property
     def n_frames(self) -> int:
@@ -94,8 +96,9 @@ def make_plan(
     """Compare what is asked with what the ledger says is done; `n_source` counts the frames before any choice."""
     ledger = Ledger(out, out / STORE)
     settings = {"threshold": float(config.threshold), "min_area": config.min_area, "crystal": config.crystal,
+                "mtf": None if config.mtf is None else read_mtf(Path(config.mtf)),
                 "halo": config.halo, "window": config.window, "window_size": config.window_size,
-                "device": config.device}
+                "augment": config.augment, "device": config.device}
     plan = Plan(out, movie, config.model, model.card["sha256"], settings, frames_per_unit, [], ledger, [])
     plan.keys = _keys(config, movie, model, plan, n_source)
     for index, keys in enumerate(plan.keys):
@@ -119,6 +122,7 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
     by_frame = input_fingerprints(whole, n_source, token)
     numbers = movie.frame.values
     times = movie.time.values if "time" in movie.coords else np.full(len(numbers), np.nan)
+    plan.inputs = fingerprint(inputs=by_frame, frames=numbers.tolist(), times=times.tolist(), grid=repr(grid))
     keys = []
     for index in range(-(-len(numbers) // plan.frames_per_unit)):
         span = plan.span(index)
@@ -126,10 +130,13 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
         common = {"inputs": inputs, "frames": numbers[span].tolist(), "grid": repr(grid),
                   "weights": model.card["sha256"], "halo": config.halo, "window": config.window,
                   "window_size": config.window_size, "algorithm": ALGORITHM["segment"]}
-        segment = fingerprint(**common)
+        # what came later has no part in the fingerprint at its default: what was done before still holds
+        later = {"augment": config.augment} if config.augment != 1 else {}
+        segment = fingerprint(**common, **later)
         particles = fingerprint(
             segment=segment, time=times[span].tolist(), threshold=plan.settings["threshold"],
             min_area=config.min_area, crystal=repr(config.crystal), algorithm=ALGORITHM["particles"],
+            **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
         )
         keys.append({"segment": segment, "particles": particles})
     return keys

@@ -19,7 +19,8 @@ from ..io.store import open_store
 from ..io.tables import read_json, read_table, write_csv, write_json, write_table
 from .config import CampaignConfig
 from .layout import ABOUT, STATUS, STORE, write_status
-from .ledger import ALGORITHM
+from .ledger import ALGORITHM, LAST
+from .verdicts import FOLLOWED, judge, linked, tracks_key, up_to_date
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -74,13 +75,23 @@ class Campaign:
 
     @property
     def particles(self) -> pd.DataFrame:
-        """Table of particles, columns of `hrtem_dask.core.schema.PARTICLES`."""
+        """Table of particles, columns of `hrtem_dask.core.schema.PARTICLES` and ``TRACKS``."""
         return read_table(self.out / "particles.parquet")[0]
 
     @property
     def frames(self) -> pd.DataFrame:
         """Table of frames, columns of `hrtem_dask.core.schema.FRAMES`."""
         return read_table(self.out / "frames.parquet")[0]
+
+    @property
+    def frame_quality(self) -> pd.DataFrame:
+        """What the pixels of each frame say, columns of `hrtem_dask.core.schema.FRAME_QUALITY`."""
+        return read_table(self.out / "frame_quality.parquet")[0]
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """Which frames can be read and why not, columns of `hrtem_dask.core.schema.VERDICTS`."""
+        return read_table(self.out / "verdicts.parquet")[0]
 
     @property
     def data(self) -> xr.Dataset:
@@ -118,21 +129,27 @@ def load_campaign(out: str | Path) -> Campaign:
     return Campaign(out, config, about, last["computed"], last["reused"])
 
 
-def collect(config: CampaignConfig, plan: Plan, outcome: Outcome) -> Campaign:
-    """Put the parts of all units together: tables, status of the frames, campaign.json."""
-    particles, frames = _tables(plan, outcome)
+def collect(config: CampaignConfig, plan: Plan, outcome: Outcome, client: Any = None) -> Campaign:
+    """Put the parts of all units together: tables, tracks, status of the frames, campaign.json, verdicts."""
     out = plan.out
+    particles, frames = _tables(plan, outcome)
     about = _about(config, plan, outcome, frames)
-    if outcome.computed or not (out / "frames.parquet").exists() or not (out / "particles.parquet").exists():
-        provenance = {k: about[k] for k in ("config", "versions", "model", "provenance")}
-        for name, table, schema in (("particles", particles, PARTICLES), ("frames", frames, FRAMES)):
-            write_table(out / f"{name}.parquet", table, schema, provenance=provenance)
+    provenance = {k: about[k] for k in ("config", "versions", "model", "provenance")}
+    key = tracks_key(plan)
+    if outcome.computed or not (out / "frames.parquet").exists() or not up_to_date(out / "particles.parquet", key):
+        particles = linked(particles)
+        for name, table, schema in (("particles", particles, FOLLOWED), ("frames", frames, FRAMES)):
+            write_table(out / f"{name}.parquet", table, schema, provenance=provenance | {"fingerprint": key})
             write_csv(out / f"{name}.csv", table)
         write_status(out, frames.status.map(STATUS).to_numpy())
+    else:
+        particles = read_table(out / "particles.parquet")[0]
     write_json(out / ABOUT, about)
     failed = frames[frames.status == "failed"]
     if len(failed) == len(frames):
         raise ReadError(f"all {len(frames)} frames failed; frame {failed.frame.iloc[0]}: {failed.message.iloc[0]}")
+    if judge(config, plan, particles, frames, provenance, client):
+        (out / "report.html").unlink(missing_ok=True)
     return Campaign(out, config, about, outcome.computed, outcome.reused)
 
 
@@ -157,9 +174,12 @@ def _provenance(plan: Plan) -> dict[str, Any]:
     """Steps that made the results: those of the movie, then those of the campaign."""
     s = plan.settings
     attrs = record(plan.movie.attrs, "segment", model=plan.model, sha256=plan.sha256, halo=s["halo"],
-                   window=s["window"], window_size=s["window_size"], algorithm=ALGORITHM["segment"])
+                   window=s["window"], window_size=s["window_size"], augment=s["augment"],
+                   algorithm=ALGORITHM["segment"])
     attrs = record(attrs, "label_particles", threshold=s["threshold"], min_area=s["min_area"])
-    return record(attrs, "analyse_particles", crystal=s["crystal"], algorithm=ALGORITHM["particles"])
+    attrs = record(attrs, "analyse_particles", crystal=s["crystal"], mtf=s["mtf"] is not None,
+                   algorithm=ALGORITHM["particles"])
+    return record(attrs, "link_particles", algorithm=LAST["tracks"])
 
 
 def _about(config: CampaignConfig, plan: Plan, outcome: Outcome, frames: pd.DataFrame) -> dict[str, Any]:

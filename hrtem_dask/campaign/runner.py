@@ -99,7 +99,7 @@ def run_campaign(
         log.info("all %d frames were done before: nothing to compute", plan.n_frames)
         outcome.where = "nothing to compute"
         _report(progress, outcome)
-    return collect(config, plan, outcome)
+    return collect(config, plan, outcome, client)
 
 
 def plan_campaign(config: CampaignConfig | Mapping[str, Any]) -> tuple[CampaignConfig, Plan]:
@@ -156,7 +156,8 @@ def _with_paths(config: CampaignConfig, out: Path) -> CampaignConfig:
         model = str(Path(model).absolute()) if Path(model).exists() else str(model)
     else:
         model = str(save_model(model.weights, model.card, out / "model" / model.name))
-    config = replace(config, model=model)
+    mtf = None if config.mtf is None else str(Path(config.mtf).expanduser().absolute())
+    config = replace(config, model=model, mtf=mtf)
     source = source_text(config.source)
     if source is None and not dask.is_dask_collection(getattr(config.source, "data", config.source)):
         whole = _open_whole(config)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 #: dtype of probabilities on disk; its steps near 1 are 5e-4, far below what a network knows
 STORED = "float16"
 #: settings that `segment` takes
-OPTIONS = ("device", "halo", "window", "window_size")
+OPTIONS = ("device", "halo", "window", "window_size", "augment")
 #: probability above which a pixel could be particle
 MAYBE = 0.1
 #: how the message of a frame begins whose file could not be read
@@ -61,7 +61,7 @@ class Unit:
     stages : tuple of str
         Stages to compute.
     settings : dict
-        ``threshold, min_area, crystal, halo, window, window_size, device``.
+        ``threshold, min_area, crystal, mtf, halo, window, window_size, augment, device``.
     """
 
     index: int
@@ -196,7 +196,7 @@ def _one_frame(unit: Unit, image: xr.DataArray, probability: xr.DataArray) -> tu
     probability.attrs = record(image.attrs, "segment", model=unit.model, sha256=unit.sha256)
     labels = label_particles(probability, threshold=s["threshold"], min_area=s["min_area"])
     labels = labels.compute(scheduler="synchronous")  # from here on in memory: a task must not ask the cluster
-    table = analyse_particles(image.chunk(), probability, crystal=s["crystal"], threshold=s["threshold"],
+    table = analyse_particles(image.chunk(), probability, crystal=s["crystal"], mtf=s["mtf"], threshold=s["threshold"],
                               min_area=s["min_area"], labels=labels.chunk())
     return labels.values[0].astype(np.int32), PARTICLES.coerce(table.compute(scheduler="synchronous"))
 
