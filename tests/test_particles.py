@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from dask._task_spec import convert_legacy_graph
 
-from hrtem_dask import analyse_particles, label_particles
+from hrtem_dask import analyse_particles, fourier_peak_pairs, label_particles, zone_axis_score
 from hrtem_dask.analysis import particles as module
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
@@ -52,12 +52,23 @@ def test_positions_sizes_and_pairs_are_those_of_the_scene():
     np.testing.assert_allclose(table.probability, 0.8, rtol=1e-6)
     assert (a.n_pairs == 2).all()
     np.testing.assert_allclose(a.peak_ratio, 1 / 0.7**2, rtol=0.2)
-    np.testing.assert_allclose(a.zone_axis_score, 1 / a.peak_ratio)
+    disc = labels.values[0] == 1
+    pairs = fourier_peak_pairs(movie.values[0], disc, pixel_size=PX)
+    assert a.zone_axis_score.iloc[0] == zone_axis_score(pairs, diameter=float(a.diameter.iloc[0]))
+    assert ((a.zone_axis_score > 0) & (a.zone_axis_score <= 1)).all()
+    np.testing.assert_allclose(sorted(a[["g_angle", "g_angle_2"]].abs().iloc[0]), [0, np.pi / 2], atol=0.01)
+    np.testing.assert_allclose(a[["d_spacing", "d_spacing_2"]], 1 / 0.49, rtol=0.005)
+    assert (a[["first_shell", "first_shell_detected"]] == 2).all(axis=None)
+    assert (table.zone_axis == "").all()
+    np.testing.assert_allclose(a.circularity, 1, atol=0.02)
     assert not a.touches_border.any()
     assert b.touches_border.all()
     assert (b.n_pairs == 0).all()
     assert b.peak_ratio.isna().all()
     assert (b.zone_axis_score == 0).all()
+    assert b[["g_angle", "d_spacing", "g_angle_2", "d_spacing_2"]].isna().all(axis=None)
+    named = analyse_particles(movie, probability, labels=labels, crystal="Au").compute()
+    assert named.zone_axis.tolist() == ["[100]", ""] * 3
 
 
 def test_ellipse_axes_and_orientation_follow_the_convention():

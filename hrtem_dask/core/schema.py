@@ -80,7 +80,7 @@ PARTICLES = Table("particles", (
     Column("major_axis", "float64", "angstrom", "major axis of the ellipse of the same second moments"),
     Column("minor_axis", "float64", "angstrom", "minor axis of the ellipse of the same second moments"),
     Column("orientation", "float64", "radian", "angle of the major axis from +y towards +x"),
-    Column("circularity", "float64", "1", "4 pi area / perimeter^2: 1 for a disc, less for anything else"),
+    Column("circularity", "float64", "1", "4 pi area / perimeter^2: 1 for a disc, 0.75 to 0.9 for a square"),
     Column("probability", "float64", "1", "mean probability inside the mask"),
     Column("touches_border", "bool", "", "whether the mask meets the border of the frame"),
     Column("n_pairs", "int64", "", "number of significant peak pairs in the spectrum of the crop"),
@@ -91,7 +91,7 @@ PARTICLES = Table("particles", (
     Column("g_angle_2", "float64", "radian", "of the brightest pair that is not collinear with that; else nan"),
     Column("d_spacing_2", "float64", "angstrom", "lattice spacing of that pair"),
     Column("peak_ratio", "float64", "1", "brightest over dimmest pair of the first shell; nan where undefined"),
-    Column("zone_axis_score", "float64", "1", "from 0 to 1, 0 where the ratio is undefined; see zone_axis_score"),
+    Column("zone_axis_score", "float64", "1", "probability of being within 2 degree of a zone axis"),
     Column("zone_axis", "string", "", "such as [110]; empty where no crystal was given or none of its axes fits"),
 ))
 

@@ -20,6 +20,8 @@ from ..core.schema import PARTICLES
 from .net import FIRST_SHELL, peak_ratio, span_plane
 from .peaks import peak_pairs
 from .tally import Found
+from .zone import has_structure, zone_axis_score
+from .zone_identify import identify
 
 __all__ = ["Cut", "Piece", "Spots", "TilePart", "find_spots", "measure_crossing", "measure_tile", "particle_table"]
 
@@ -103,9 +105,10 @@ def _spots_of(cut: Cut, pairs: pd.DataFrame, pixel_size: tuple[float, float],
     g, detected = pairs[["g_y", "g_x"]].to_numpy(np.float64), pairs["detected"].to_numpy(bool)
     k, ratio = np.hypot(*g.T), float(peak_ratio(pairs))
     shell = k <= FIRST_SHELL * k.min(initial=np.inf)
-    score = 1 / ratio if ratio >= 1 else 0.0
+    diameter = float(np.sqrt(4 / np.pi * np.count_nonzero(cut.mask) * pixel_size[0] * pixel_size[1]))
     return Spots(cut.particle, int(detected.sum()), int(shell.sum()), int((shell & detected).sum()),
-                 *_directions(g[detected]), ratio, score, "")
+                 *_directions(g[detected]), ratio, zone_axis_score(pairs, diameter=diameter, crystal=crystal),
+                 identify(pairs, crystal).axis if has_structure(crystal) else "")
 
 
 def _directions(g: np.ndarray) -> tuple[float, float, float, float]:
