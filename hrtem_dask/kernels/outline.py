@@ -154,8 +154,9 @@ def perimeter_of(chords: np.ndarray, dy: float, dx: float) -> np.ndarray:
     -------
     ndarray, shape (n,)
         [angstrom]. Right for outlines that have all directions; a straight side reads from 5 % too
-        short, along the pixels or their diagonal, to 3 % too long, between them. Each direction stands for the angles nearer to it than to the others; for
-        square pixels that is what ``skimage.measure.perimeter_crofton`` computes of one region.
+        short, along the pixels or their diagonal, to 3 % too long, between them. Each direction
+        stands for the angles nearer to it than to the others; for square pixels that is what
+        ``skimage.measure.perimeter_crofton`` computes of one region.
 
     Examples
     --------

@@ -9,7 +9,7 @@ so the same numbers. No cut-out is wider than a tile, so it meets at most four o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.schema import PARTICLES
+from .crop import masked_crop
 from .net import FIRST_SHELL, peak_ratio, span_plane
-from .peaks import peak_pairs
+from .peaks import find_pairs_many
 from .tally import Found
 from .zone import has_structure, zone_axis_score
 from .zone_identify import identify
@@ -26,6 +27,9 @@ from .zone_identify import identify
 __all__ = ["Cut", "Piece", "Spots", "TilePart", "find_spots", "measure_crossing", "measure_tile", "particle_table"]
 
 log = logging.getLogger(__name__)
+
+#: pixels of the cut-outs that are prepared at once: 17 byte each
+BATCH_PIXELS = 2**21
 
 
 class Spots(NamedTuple):
@@ -88,16 +92,32 @@ def find_spots(cuts: Sequence[Cut], pixel_size: tuple[float, float], *, crystal:
     Returns
     -------
     list of Spots
-        In the order of the cut-outs.
+        In any order.
     """
     out = []
-    for cut in cuts:
-        if cut.part:
-            log.warning("particle %d is wider than a tile of the frame: its spots are looked for in the %d x %d pixels "
-                        "that hold most of it", cut.particle, *cut.image.shape)
-        pairs = peak_pairs(cut.image, cut.mask, pixel_size, crystal=crystal, mtf=mtf)
-        out.append(_spots_of(cut, pairs, pixel_size, crystal))
+    for batch in _batches(cuts):
+        for cut in batch:
+            if cut.part:
+                log.warning("particle %d is wider than a tile of the frame: its spots are looked for in the %d x %d "
+                            "pixels that hold most of it", cut.particle, *cut.image.shape)
+        crops = [masked_crop(cut.image, cut.mask, pixel_size) for cut in batch]
+        tables = find_pairs_many(crops, crystal=crystal, mtf=mtf)
+        out += [_spots_of(cut, pairs, pixel_size, crystal) for cut, pairs in zip(batch, tables, strict=True)]
     return out
+
+
+def _batches(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
+    """Cut-outs by size, as many at once as may be in memory with their soft edges."""
+    batch: list[Cut] = []
+    pixels = 0
+    for cut in sorted(cuts, key=lambda c: c.mask.shape):
+        if batch and pixels + cut.mask.size > BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+        batch.append(cut)
+        pixels += cut.mask.size
+    if batch:
+        yield batch
 
 
 def _spots_of(cut: Cut, pairs: pd.DataFrame, pixel_size: tuple[float, float],
