@@ -190,31 +190,34 @@ def map_large_particles(probability: da.Array, tables: Sequence[Delayed], job: P
     A tile waits for the table of its frame as runs of labels; the probability is read again for it.
     """
     probability = probability.rechunk({0: 1, 1: TILE, 2: TILE})
-    stages, runs, merged = label_stages(probability > job.threshold, 0.0)
     mask = probability > job.threshold
-    again = read_after(probability, [t.key for t in tables], tables)
-    name = f"ratio-map-{tokenize(probability.name, [t.key for t in tables], job)}"
-    known = f"{name}-scales"
-    graph: dict[Any, Any] = dict(stages)
+    stages, runs, merged = label_stages(mask, 0.0)
+    token = tokenize(probability.name, [t.key for t in tables], job)
+    name, known = f"ratio-map-{token}", f"ratio-known-{token}"
     frames, rows, columns = probability.numblocks
     for f in range(frames):
-        graph[known, f] = Task((known, f), _frame_scales_task, TaskRef(tables[f].key))
-        for i, j in product(range(rows), range(columns)):
-            near = [(a, b) for a, b in product(range(i - 1, i + 2), range(j - 1, j + 2))
-                    if 0 <= a < rows and 0 <= b < columns]
-            key = (name, f, i, j)
-            graph[key] = Task(key, _tile_task, job, (i, j), near, TaskRef((again.name, f, i, j)),
-                              TaskRef((known, f)), TaskRef((merged, f)), *(TaskRef((runs, f, *at)) for at in near))
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[mask, again, *tables])
+        stages[known, f] = Task((known, f), _known_task, TaskRef(tables[f].key), TaskRef((merged, f)))
+    layers = HighLevelGraph.from_collections(known, stages, dependencies=[mask, *tables])
+    waits = [Delayed((known, f), layers, layer=known) for f in range(frames)]
+    again = read_after(probability, [w.key for w in waits], waits)
+    graph: dict[Any, Any] = {}
+    for f, i, j in product(range(frames), range(rows), range(columns)):
+        near = [(a, b) for a, b in product(range(i - 1, i + 2), range(j - 1, j + 2))
+                if 0 <= a < rows and 0 <= b < columns]
+        graph[name, f, i, j] = Task((name, f, i, j), _tile_task, job, (i, j), near, TaskRef((again.name, f, i, j)),
+                                    TaskRef((known, f)), *(TaskRef((runs, f, *at)) for at in near))
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[again, *waits])
     return da.Array(layers, name, probability.chunks, meta=np.empty((0, 0, 0), np.float32))
 
 
-def _frame_scales_task(table: pd.DataFrame) -> np.ndarray:
-    return _scales_of(table, 0)
+def _known_task(table: pd.DataFrame, final: list[list[np.ndarray]]) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+    """All that a tile waits for: the factor of each label, and the labels of each block."""
+    return _scales_of(table, 0), final
 
 
 def _tile_task(job: ParticleJob, place: tuple[int, int], near: Sequence[tuple[int, int]], probability: np.ndarray,
-               scales: np.ndarray, final: list[list[np.ndarray]], *runs: Runs) -> np.ndarray:
+               known: tuple[np.ndarray, list[list[np.ndarray]]], *runs: Runs) -> np.ndarray:
+    scales, final = known
     shape = probability.shape[1:]
     halo = job.halo
     labels = np.zeros([n + 2 * h for n, h in zip(shape, halo, strict=True)], np.int32)
