@@ -128,11 +128,12 @@ def test_long_chunks_along_frame_are_split(monkeypatch):
     np.testing.assert_array_equal(split.values, expected.values)
 
 
-def test_by_particle_every_particle_has_the_factor_of_its_row():
+@pytest.mark.parametrize("crystal", [None, "Pt"])
+def test_by_particle_every_particle_has_the_factor_of_its_row(crystal):
     movie, probability = scene(2)
-    shown = peak_ratio_map(movie, probability, by="particle").values
+    shown = peak_ratio_map(movie, probability, by="particle", crystal=crystal).values
     labels = label_particles(probability).values
-    table = analyse_particles(movie, probability).compute()
+    table = analyse_particles(movie, probability, crystal=crystal).compute()
     assert len(table) == 6
     for row in table.itertuples():
         mine = labels[row.frame] == row.particle
@@ -186,8 +187,8 @@ def test_the_map_is_positive_exactly_where_the_probability_is(values, factor):
 
 def test_where_nothing_is_particle_the_shape_stays_and_nothing_is_transformed(monkeypatch):
     seen = []
-    real = kernel.peak_pairs
-    monkeypatch.setattr(kernel, "peak_pairs", lambda *a, **k: seen.append(a) or real(*a, **k))
+    real = kernel.masked_crop
+    monkeypatch.setattr(kernel, "masked_crop", lambda *a, **k: seen.append(a) or real(*a, **k))
     movie, probability = scene()
     faint = probability * 0.4
     np.testing.assert_allclose(peak_ratio_map(movie, faint, window=WINDOW).values, 0.02 * faint, rtol=1e-6, atol=1e-30)

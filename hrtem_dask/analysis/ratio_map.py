@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -39,7 +39,7 @@ def peak_ratio_map(
     *,
     window: float = 100.0,
     by: str = "window",
-    crystal: str | Sequence[float] | None = None,
+    crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
     threshold: float = 0.5,
 ) -> xr.DataArray:
@@ -129,13 +129,14 @@ def peak_ratio_map(
     for what, data in (("movie", movie), ("probability", certain)):
         if data.dtype.kind not in "biuf":
             raise InputError(f"the {what} holds {data.dtype}; expected real numbers")
-    _check_crystal(crystal)
+    # only the spacings count; they go to workers where a file may not, and an unknown crystal is an error here
+    rings = None if crystal is None else d_spacings(crystal, *D_RANGE).tolist()
     if by == "window":
-        windows = _windows(window, grid.pixel_size, (grid.ny, grid.nx), crystal)
+        windows = _windows(window, grid.pixel_size, (grid.ny, grid.nx), rings)
         data = map_windows(*(lazy_pixels(a, (1, TILE, TILE)) for a in (movie, certain)),
-                           WindowJob(windows, grid.pixel_size, float(threshold), crystal, mtf))
+                           WindowJob(windows, grid.pixel_size, float(threshold), rings, mtf))
     else:
-        data = _by_particle(movie, certain, ParticleJob(grid.pixel_size, REACH, float(threshold)), crystal, mtf)
+        data = _by_particle(movie, certain, ParticleJob(grid.pixel_size, REACH, float(threshold)), rings, mtf)
     attrs = {k: v for k, v in certain.attrs.items() if k != "long_name"} | {
         k: v for k, v in movie.attrs.items() if k.startswith("pixel_size")}
     attrs |= {"units": "1", "long_name": "probability of a particle times max(0.02, 1 / peak ratio)"}
@@ -145,7 +146,8 @@ def peak_ratio_map(
         mtf=None if mtf is None else type(mtf).__name__, threshold=float(threshold)))
 
 
-def _by_particle(movie: xr.DataArray, probability: xr.DataArray, job: ParticleJob, crystal: Any, mtf: Any) -> da.Array:
+def _by_particle(movie: xr.DataArray, probability: xr.DataArray, job: ParticleJob, crystal: list[float] | None,
+                 mtf: Any) -> da.Array:
     """Map with one factor a particle, from the table of `analyse_particles`."""
     # numbers that are unique and known, whatever the movie was put together from
     frames = np.arange(movie.sizes["frame"])
@@ -165,10 +167,9 @@ def _by_particle(movie: xr.DataArray, probability: xr.DataArray, job: ParticleJo
 
 
 def _windows(window: Any, pixel_size: tuple[float, float], shape: tuple[int, int],
-             crystal: str | Sequence[float] | None) -> tuple[Windows, Windows]:
+             spacings: list[float] | None) -> tuple[Windows, Windows]:
     check_number("window", window, "angstrom", above=0)
-    spacings = d_spacings(crystal, *D_RANGE) if crystal is not None else np.array(D_RANGE)
-    widest = float(spacings.max(initial=D_RANGE[0]))
+    widest = float(max(D_RANGE) if spacings is None else max(spacings, default=min(D_RANGE)))
     if window < SPACINGS * widest:
         raise InputError(f"window is {window:g} angstrom; expected at least {SPACINGS * widest:.3g}, {SPACINGS:g} "
                          f"times the widest spacing searched ({widest:.3g}): a smaller one shows no lattice. Try "
@@ -180,8 +181,3 @@ def _windows(window: Any, pixel_size: tuple[float, float], shape: tuple[int, int
                          f"the search for spots in a larger one takes too much memory. Try "
                          f"window={math.floor(WIDEST * min(pixel_size)):d}, or coarsen the movie")
     return tuple(Windows(n, s, "hamming") for n, s in zip(shape, sizes, strict=True))  # type: ignore[return-value]
-
-
-def _check_crystal(crystal: str | Sequence[float] | None) -> None:
-    if crystal is not None:
-        d_spacings(crystal, *D_RANGE)  # raises where it is not known, now and not in a task

@@ -9,9 +9,10 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from .blend import Windows
+from .crop import masked_crop
 from .labels import label_block
 from .net import peak_ratio
-from .peaks import peak_pairs
+from .peaks import find_pairs_many
 
 __all__ = ["FLOOR", "blend_scales", "measure_window", "measure_windows", "particle_scales", "scale_of", "scaled"]
 
@@ -40,8 +41,8 @@ def measure_window(image: np.ndarray, particle: np.ndarray, pixel_size: tuple[fl
     """Factor of one window: the mean over its particle pixels of the factor of their region.
 
     Each connected region of the mask is cut out with a soft edge and has a Fourier domain of its
-    own, so that two particles in a window, neither of which is dimmer for being smaller, are not taken for one
-    lattice whose pairs differ. Where nothing is particle nothing is transformed.
+    own, so that two particles in a window are not taken for one lattice, in which the spots of the
+    smaller one are dimmer. Where nothing is particle nothing is transformed.
 
     Parameters
     ----------
@@ -62,15 +63,13 @@ def measure_window(image: np.ndarray, particle: np.ndarray, pixel_size: tuple[fl
     if not particle.any():
         return FLOOR
     regions = label_block(particle)
-    total = 0.0
-    for number, box in enumerate(find_objects(regions), start=1):
-        mask = regions == number if regions.max() > 1 else particle
-        if not np.isfinite(image[box][mask[box]]).any():
-            value = FLOOR
-        else:
-            value = float(scale_of(peak_ratio(peak_pairs(image, mask, pixel_size, crystal=crystal, mtf=mtf))))
-        total += value * np.count_nonzero(mask[box])
-    return total / np.count_nonzero(particle)
+    areas = np.bincount(regions.ravel())[1:]
+    known = np.unique(regions[np.isfinite(image)])
+    crops = {k: masked_crop(image, regions == k, pixel_size) for k in known[known > 0].tolist()}
+    tables = find_pairs_many(list(crops.values()), crystal=crystal, mtf=mtf)
+    ratios = np.full(areas.size, np.nan)
+    ratios[np.array(list(crops), dtype=int) - 1] = [peak_ratio(pairs) for pairs in tables]
+    return float(np.average(scale_of(ratios), weights=areas))
 
 
 def measure_windows(image: np.ndarray, particle: np.ndarray, windows: tuple[Windows, Windows],
