@@ -66,8 +66,8 @@ class Annuli:
     ----------
     bins : ndarray, shape (n,)
         Flat indices of the bins.
-    ring, sector : ndarray, shape (n,)
-        Of each bin.
+    ring, cell : ndarray, shape (n,)
+        Of each bin; cell = ring * SECTORS + sector.
     centres : ndarray, shape (rings,)
         Radii [1/angstrom].
     bandwidth : float
@@ -76,7 +76,7 @@ class Annuli:
 
     bins: np.ndarray
     ring: np.ndarray
-    sector: np.ndarray
+    cell: np.ndarray
     centres: np.ndarray
     bandwidth: float
 
@@ -106,7 +106,8 @@ def cut_annuli(grid: HalfGrid, resolution: float, limits: tuple[float, float]) -
     k = grid.k.ravel()
     bins = np.flatnonzero(grid.half.ravel() & (k >= first) & (k < first + n_rings * width))
     ring = np.minimum(((k[bins] - first) / width).astype(np.int32), n_rings - 1)
-    return Annuli(bins, ring, grid.sector.ravel()[bins], first + (np.arange(n_rings) + 0.5) * width, around / 2)
+    cell = ring * SECTORS + grid.sector.ravel()[bins]
+    return Annuli(bins, ring, cell, first + (np.arange(n_rings) + 0.5) * width, around / 2)
 
 
 def fit_background(power: np.ndarray, valid: np.ndarray, annuli: Annuli, *, density: float,
@@ -138,7 +139,7 @@ def fit_background(power: np.ndarray, valid: np.ndarray, annuli: Annuli, *, dens
         None where there is no noise to measure (a constant image) or too few bins.
     """
     n_rings, n_sectors = len(annuli.centres), SECTORS if azimuthal else 1
-    cell = annuli.ring * SECTORS + annuli.sector if azimuthal else annuli.ring
+    cell = annuli.cell if azimuthal else annuli.ring
     counts, medians = _medians(power, np.where(valid, cell, n_rings * n_sectors), n_rings * n_sectors)
     samples = (counts * density).reshape(n_rings, n_sectors)
     medians = medians.reshape(n_rings, n_sectors)
@@ -251,5 +252,8 @@ def detection_threshold(trials: float, samples: np.ndarray, alpha: float) -> np.
     ratio = max(trials, 1.0) / alpha
     t = np.full(n.shape, np.log(ratio))
     for _ in range(60):
+        before = t
         t = np.minimum(n * np.expm1(np.log(ratio * np.maximum(t - 0.5, 0.5)) / n), 1e9)
+        if np.abs(t - before).max() < 1e-9:
+            break
     return t

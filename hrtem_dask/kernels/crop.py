@@ -144,11 +144,18 @@ def masked_crop(image: np.ndarray, mask: np.ndarray | None, pixel_size: tuple[fl
         raise InputError("no finite pixel is left inside the mask; expected a mask with some image in it")
     mean = (weight * values).sum() / total
     values -= mean
-    if np.ptp(values[~bad]) <= ROUNDING * abs(mean):
+    if np.ptp(values[~bad] if bad.any() else values) <= ROUNDING * abs(mean):
         values[...] = 0.0  # a constant image: the rest is rounding
-    inside, around = (outline > 0) & ~bad, (outline == 0) & ~bad
-    contrast = float(values[inside].mean() - values[around].mean()) if inside.any() and around.any() else 0.0
+    contrast = _step(values, outline > 0, ~bad)
     return Crop(values * weight, weight, outline, pixel_size, (box[0].start, box[1].start), contrast)
+
+
+def _step(values: np.ndarray, inside: np.ndarray, known: np.ndarray) -> float:
+    """Mean inside the outline minus mean around it; 0 where one of them is empty."""
+    total, n = np.vdot(values, known), np.count_nonzero(known)
+    within = inside & known
+    part, m = np.vdot(values, within), np.count_nonzero(within)
+    return float(part / m - (total - part) / (n - m)) if 0 < m < n else 0.0
 
 
 def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float, float],
@@ -165,8 +172,10 @@ def _soft_edge(mask: np.ndarray, shape: tuple[int, int], pixel_size: tuple[float
     half = 0.5 * np.sqrt(pixel_size[0] * pixel_size[1])  # the border runs half a pixel from either side's centres
     reach = taper / 2 + half
     depth, away = (_distance(m, pixel_size, reach) for m in (inside, ~inside))
-    signed = np.where(inside, depth - half, half - away)
-    weight = 0.5 * (1 + np.sin(np.pi * np.clip(signed / taper, -0.5, 0.5)))
+    signed = np.where(inside, depth - half, half - away) / taper
+    weight = (signed > 0).astype(np.float64)
+    edge = np.nonzero(np.abs(signed) < 0.5)
+    weight[edge] = 0.5 + 0.5 * np.sin(np.pi * signed[edge])
     for axis, (b, n, d) in enumerate(zip(box, shape, pixel_size, strict=True)):
         i = np.arange(b.start, b.stop)
         ramp = np.sin(np.pi / 2 * np.clip((np.minimum(i, n - 1 - i) + 0.5) * d / taper, 0, 1)) ** 2
@@ -186,10 +195,12 @@ def _distance(region: np.ndarray, pixel_size: tuple[float, float], reach: float)
     column = np.arange(region.shape[1], dtype=np.int32)
     last = np.maximum.accumulate(np.where(region, np.int32(-FAR), column), axis=1)
     following = np.minimum.accumulate(np.where(region, np.int32(FAR), column)[:, ::-1], axis=1)[:, ::-1]
-    across = (np.minimum(column - last, following - column) * np.float32(pixel_size[1])) ** 2
-    square = across.copy()
+    across = np.minimum(column - last, following - column).astype(np.float32)
+    across *= np.float32(pixel_size[1])
+    across *= across
+    square, buffer = across.copy(), np.empty_like(across)
     for n in range(1, min(rows, region.shape[0] - 1) + 1):
-        step = np.float32((n * pixel_size[0]) ** 2)
-        np.minimum(square[n:], across[:-n] + step, out=square[n:])
-        np.minimum(square[:-n], across[n:] + step, out=square[:-n])
-    return np.sqrt(square)
+        step, further = np.float32((n * pixel_size[0]) ** 2), buffer[n:]
+        np.minimum(square[n:], np.add(across[:-n], step, out=further), out=square[n:])
+        np.minimum(square[:-n], np.add(across[n:], step, out=further), out=square[:-n])
+    return np.sqrt(square, out=square)

@@ -11,15 +11,22 @@ import numpy as np
 __all__ = ["mend"]
 
 #: standard deviations of the noise by which a defect stands out from the ring around its neighbours; a
-#: fainter one adds less to the noise of a crop than a hundredth of its pixels do
+#: fainter one adds no more to the noise of a crop than a few dozen of its pixels do
 OUTLIER = 6.0
 #: part of that height by which it stands out from its own neighbours; an atom column, blurred by optics and
 #: detector, is shared by several pixels
 ALONE = 0.75
-#: more than this part of the pixels are no defects but the signal: single electrons in an image of few
-MOST = 0.01
+#: more than this part of the pixels are no defects but the signal
+MOST = 0.015
 #: quantile of the absolute differences from the neighbours that tells the noise, and its value for unit variance
 QUANTILE, NORMAL = 0.9, 1.6449
+#: noise of few electrons has a long tail: a defect also exceeds this multiple of the upper quantile, which its own
+#: neighbours raise to a quarter of its height at most
+TAIL, MULTIPLE = 0.95, 3.5
+#: what stands behind the highest defects is found once these are filled
+PASSES = 3
+#: every so many pixels tell the noise
+SPARE = 3
 #: a pixel is filled from its neighbours where at least so many of the eight are good
 NEIGHBOURS = 4
 
@@ -50,15 +57,24 @@ def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray
     >>> bool(filled[20, 20] < 80), bool(filled[5, 7] < 80), bool(lost.any()), int((filled != image).sum())
     (True, True, False, 2)
     """
-    lost = ~np.isfinite(values)
-    if lost.all():
-        return values, lost
-    plain = np.where(lost, np.median(values[~lost]), values) if lost.any() else values
-    i, j = _suspects(plain, region, lost)
+    for _ in range(PASSES):
+        lost = ~np.isfinite(values)
+        if lost.all():
+            return values, lost
+        plain = np.where(lost, np.median(values[~lost]), values) if lost.any() else values
+        i, j = _suspects(plain, region, lost)
+        values = _filled(values, plain, lost, i, j)
+        if not i.size:
+            break
+    return values, ~np.isfinite(values)
+
+
+def _filled(values: np.ndarray, plain: np.ndarray, lost: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Give these pixels, and those that are lost, the median of their neighbours where enough of them are good."""
     if lost.any():
         i, j = (np.concatenate(p) for p in zip((i, j), np.nonzero(lost), strict=True))
     if not i.size:
-        return values, lost
+        return values
     bad = lost.copy()
     bad[i, j] = True
     y, x = i[:, None] + _NEAR[:, 0], j[:, None] + _NEAR[:, 1]
@@ -68,30 +84,41 @@ def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray
     enough = good.sum(axis=1) >= NEIGHBOURS
     y, x, good = y[enough], x[enough], good[enough]
     filled = values.copy()
-    filled[i[enough], j[enough]] = np.nanmedian(np.where(good, plain[y, x], np.nan), axis=1) if enough.any() else 0.0
-    return filled, ~np.isfinite(filled)
+    if enough.any():
+        filled[i[enough], j[enough]] = np.nanmedian(np.where(good, plain[y, x], np.nan), axis=1)
+    return filled
 
 
 def _suspects(plain: np.ndarray, region: np.ndarray, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels that stand out from the ring around their neighbours, and stand out alone."""
     nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    edge = np.pad(plain, 1, mode="edge")
-    rest = np.abs(plain - (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]) / 4)
-    known = rest[region & ~lost]
+    edge = np.pad(plain, 1, mode="edge").astype(np.float32)
+    rest = edge[:-2, 1:-1] + edge[2:, 1:-1]
+    rest += edge[1:-1, :-2]
+    rest += edge[1:-1, 2:]
+    rest *= np.float32(-0.25)
+    rest += edge[1:-1, 1:-1]
+    np.abs(rest, out=rest)
+    region = region & ~lost
+    known = rest[region][::SPARE]
     if known.size < 25:
         return nothing
-    at = int(QUANTILE * (known.size - 1))
+    at = [int(q * (known.size - 1)) for q in (QUANTILE, TAIL)]
+    usual, tail = np.partition(known, at)[at].astype(float)
+    if usual == 0:  # nothing but a few electrons, or a few defects: white, and no spot
+        return nothing
     # the mean of four neighbours adds a quarter to the variance
-    noise = float(np.partition(known, at)[at]) / NORMAL / np.sqrt(1.25)
-    i, j = np.nonzero((rest > 0.5 * OUTLIER * noise) & region & ~lost)
-    if not i.size or i.size > 10 * MOST * known.size:
+    least = max(OUTLIER * usual / NORMAL / np.sqrt(1.25), MULTIPLE * tail)
+    i, j = np.nonzero((rest > np.float32(0.5 * least)) & region)
+    most = MOST * SPARE * known.size
+    if not i.size or i.size > 10 * most:
         return nothing
     near, ring = (plain[(i[:, None] + o[:, 0]).clip(0, plain.shape[0] - 1),
                         (j[:, None] + o[:, 1]).clip(0, plain.shape[1] - 1)] for o in (_NEAR, _RING))
     height = plain[i, j] - np.median(ring, axis=1)
     near = np.sort(near, axis=1)  # two of the neighbours may be defects as well
     alone = np.where(height > 0, plain[i, j] - near[:, -3], near[:, 2] - plain[i, j])
-    defect = (np.abs(height) > OUTLIER * noise) & (alone >= ALONE * np.abs(height))
-    if defect.sum() > MOST * known.size:
+    defect = (np.abs(height) > least) & (alone >= ALONE * np.abs(height))
+    if defect.sum() > most:
         return nothing
     return i[defect], j[defect]

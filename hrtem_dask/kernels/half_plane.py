@@ -23,8 +23,10 @@ __all__ = ["SECTORS", "HalfGrid", "HalfPlane", "half_planes", "of_spectrum"]
 SECTORS = 8
 #: radii at which an MTF is tabulated, in units of Nyquist up to the corner of the transform
 MTF_STEPS = 8192
-#: samples of all transforms of a batch together [bytes]
-BATCH = 32 * 2**20
+#: a side lobe meets two bins of a padded transform, and its top between them is higher by up to this in amplitude
+BETWEEN = 1.5
+#: samples of the transforms of a batch together [bytes]; more would not fit into the caches
+BATCH = 4 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +110,10 @@ class HalfPlane:
     grid : HalfGrid
     power : ndarray, shape (n_y + 1, 2 n_x + 1)
         In ``unit``, divided by MTF^2 where an MTF was given.
-    window, outline, shape : ndarray
-        Power of the crop's weight (the shape of every spot), of its mask, and of the step of the mean at
-        the outline, which a spectrum of that crop must show even where there is no lattice.
+    window, inner, shape : ndarray
+        Power of the crop's weight, of the weight inside the mask (the shapes of a spot whose fringes go on,
+        and of one whose fringes end with the particle), and of the step of the mean at the outline, which
+        a spectrum of that crop must show even where there is no lattice.
     unit : float
         [counts^2]
     response : ndarray or None
@@ -120,10 +123,15 @@ class HalfPlane:
     grid: HalfGrid
     power: np.ndarray
     window: np.ndarray
-    outline: np.ndarray
+    inner: np.ndarray
     shape: np.ndarray
     unit: float
     response: np.ndarray | None = None
+
+    @cached_property
+    def unfolded(self) -> np.ndarray:
+        """The power with the row below k_y = 0, so that row i is i + 1 here."""
+        return np.concatenate([self.power[1:2, ::-1], self.power])
 
     @cached_property
     def lobes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,10 +142,11 @@ class HalfPlane:
         """
         order, starts = self.grid.rings
         highest = np.zeros(len(starts))
-        for power in (self.window, self.outline):
+        for power in (self.window, self.inner):
             ring = np.maximum.reduceat(power.ravel()[order], starts)
             highest = np.maximum(highest, ring / max(float(power.max()), 1e-30))
-        return np.arange(len(highest)) * max(self.grid.step), np.sqrt(np.maximum.accumulate(highest[::-1])[::-1])
+        envelope = np.sqrt(np.maximum.accumulate(highest[::-1])[::-1])
+        return np.arange(len(highest)) * max(self.grid.step), np.minimum(BETWEEN * envelope, 1.0)
 
     def response_at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """MTF at these bins, 1 where none was given."""
@@ -145,8 +154,9 @@ class HalfPlane:
 
     def step_at(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Amplitude of the step at the outline near these bins: a facet makes a far streak."""
-        around = [self.shape[self.grid.fold(i + a, j + b)] for a in (-1, 0, 1) for b in (-1, 0, 1)]
-        return np.sqrt(np.max(around, axis=0).astype(np.float64)) / self.response_at(i, j)
+        a, b = (o.reshape(-1, 1) for o in np.mgrid[-1:2, -1:2])
+        around = self.shape[self.grid.fold(i + a, j + b)]
+        return np.sqrt(around.max(axis=0).astype(np.float64)) / self.response_at(i, j)
 
 
 def padded_shape(crop: Crop, pad: float = 2.0) -> tuple[int, int]:
@@ -181,7 +191,7 @@ def half_planes(crops: Sequence[Crop], reach: float,
     for (shape, pixel_size), members in alike.items():
         grid = half_grid(shape, pixel_size, reach)
         response = None if mtf is None else _response(mtf, grid)
-        at_once = max(1, BATCH // (16 * shape[0] * shape[1]))
+        at_once = max(1, BATCH // (12 * shape[0] * shape[1]))
         for start in range(0, len(members), at_once):
             some = members[start: start + at_once]
             out |= dict(zip(some, _transform([crops[i] for i in some], grid, response), strict=True))
@@ -189,30 +199,37 @@ def half_planes(crops: Sequence[Crop], reach: float,
 
 
 def _transform(crops: list[Crop], grid: HalfGrid, response: np.ndarray | None) -> list[HalfPlane]:
-    """Transform data, weight, outline and step of several crops at once, in single precision."""
+    """Transform data, weight and inner weight of several crops at once, in single precision."""
     rows, cols = (max(c.data.shape[axis] for c in crops) for axis in (0, 1))
-    stack = np.zeros((len(crops), 4, rows, cols), dtype=np.float32)
+    stack = np.zeros((len(crops), 3, rows, cols), dtype=np.float32)
     units = []
     for part, crop in zip(stack, crops, strict=True):
         ny, nx = crop.data.shape
         # single precision holds any counts once they are scaled
-        scale = float(np.abs(crop.data).max()) or 1.0
-        part[0, :ny, :nx] = crop.data / scale
+        units.append(float(np.abs(crop.data).max()) or 1.0)
+        np.multiply(crop.data, 1 / units[-1], out=part[0, :ny, :nx], casting="same_kind")
         part[1, :ny, :nx] = crop.weight
-        part[2, :ny, :nx] = crop.outline
-        if crop.contrast:
-            mean = float((crop.outline * crop.weight).sum() / crop.weight.sum())
-            part[3, :ny, :nx] = (abs(crop.contrast) / scale) * (crop.outline - mean) * crop.weight
-        units.append(scale**2)
-    upper = np.ascontiguousarray(fft.rfft(stack, n=grid.shape[0], axis=2)[:, :, : grid.n_y + 1])
+        np.multiply(crop.outline, crop.weight, out=part[2, :ny, :nx], casting="same_kind")
+    upper = fft.rfft(stack, n=grid.shape[0], axis=2)[:, :, : grid.n_y + 1]
     full = fft.fft(upper, n=grid.shape[1], axis=3, overwrite_x=True)
-    power = np.empty((*full.shape[:3], 2 * grid.n_x + 1), dtype=np.float32)
-    for part, cut in ((full[..., -grid.n_x:], np.s_[..., : grid.n_x]),
-                      (full[..., : grid.n_x + 1], np.s_[..., grid.n_x:])):
-        power[cut] = part.real**2 + part.imag**2
-    if response is not None:
-        power[:, 0] /= response**2
-    return [HalfPlane(grid, *p, unit=unit, response=response) for p, unit in zip(power, units, strict=True)]
+    full = np.concatenate([full[..., -grid.n_x:], full[..., : grid.n_x + 1]], axis=-1)
+    planes = []
+    for (data, weight, inner), crop, unit in zip(full, crops, units, strict=True):
+        power, window, outline = _power(data), _power(weight), _power(inner)
+        if response is not None:
+            power /= response**2
+        total = float(weight[0, grid.n_x].real)
+        inner -= np.float32(float(inner[0, grid.n_x].real) / total) * weight
+        shape = _power(inner)
+        shape *= np.float32((crop.contrast / unit) ** 2)
+        planes.append(HalfPlane(grid, power, window, outline, shape, unit=unit**2, response=response))
+    return planes
+
+
+def _power(amplitude: np.ndarray) -> np.ndarray:
+    power = amplitude.real**2
+    power += amplitude.imag**2
+    return power
 
 
 def _response(mtf: Callable[[np.ndarray], np.ndarray], grid: HalfGrid) -> np.ndarray:

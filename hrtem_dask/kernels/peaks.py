@@ -31,6 +31,9 @@ INTEGRATION = 1.2
 #: the amplitude of a spot counts only as far as it exceeds this multiple of what the outline's step and the
 #: side lobes of brighter spots could add there; amplitudes, because noise adds to a lobe coherently
 LEAKAGE_SAFETY = 1.1
+#: a maximum this many 1 / diameter from a spot, and below this part of its power, is a part of that spot: facets and
+#: dynamical scattering make the amplitude and the phase of fringes vary over a particle, and its spots have satellites
+SATELLITE_REACH, SATELLITE_POWER = 3.0, 0.25
 #: a spot and its surroundings out to this many 1 / diameter are left out of the noise level
 EXCLUSION = 1.6
 #: a maximum between bins is higher than the highest bin, by no more than this inverse in a padded spectrum
@@ -184,7 +187,9 @@ def _find(crop: Crop, plane: HalfPlane, limits: tuple[float, float], rings: np.n
         if noise is None:
             return PEAK_PAIRS.empty()
         threshold = detection_threshold(search.trials, noise.samples, alpha)
-        found = _detect(search, noise, threshold)
+        before, found = found, _detect(search, noise, threshold)
+        if azimuthal and np.array_equal(before, found):
+            break  # the next pass would leave out the same bins
     return _table(search, noise, threshold, found[found[:, 3] > 0])
 
 
@@ -236,7 +241,9 @@ def _detect(search: _Search, noise: Background, threshold: np.ndarray) -> np.nda
         g, amplitude = candidates[i, :2], np.sqrt(candidates[i, 2])
         if amplitude - LEAKAGE_SAFETY * leak[i] <= needed[i]:
             continue
-        if any(np.hypot(*(g - s * candidates[j, :2])) < search.resolution for j in taken for s in (1, -1)):
+        if any(np.hypot(*(g - s * candidates[j, :2])) < search.resolution * (
+                SATELLITE_REACH if candidates[i, 2] < SATELLITE_POWER * candidates[j, 2] else 1)
+                for j in taken for s in (1, -1)):
             continue
         taken.append(i)
         for sign in (1, -1):  # amplitudes of several spots' side lobes may add up
@@ -251,11 +258,12 @@ def _local_maxima(search: _Search, noise: Background, threshold: np.ndarray) -> 
     needed = noise.in_cells(annuli) * np.interp(annuli.centres, noise.k, PREFILTER * threshold)[:, None]
     far = (annuli.centres < search.limits[0] - margin) | (annuli.centres > search.limits[1] + margin)
     needed[far] = np.inf
-    strong = annuli.bins[search.power > needed.astype(np.float32)[annuli.ring, annuli.sector]]
+    strong = annuli.bins[search.power > needed.astype(np.float32).ravel()[annuli.cell]]
     i, j = strong // grid.k.shape[1], strong % grid.k.shape[1] - grid.n_x
     inner = (i < grid.n_y) & (np.abs(j) < grid.n_x)
     i, j = i[inner], j[inner]
-    around = np.array([[search.plane.power[grid.fold(i + a, j + b)] for b in (-1, 0, 1)] for a in (-1, 0, 1)])
+    a, b = np.mgrid[:3, -1:2][..., None]
+    around = search.plane.unfolded[i + a, j + b + grid.n_x]
     peak = around[1, 1] >= around.max(axis=(0, 1))
     i, j = i[peak], j[peak]
     log = np.log(np.maximum(around[:, :, peak].astype(np.float64), 1e-300))
