@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from movie_scenes import one_particle
+from scipy.spatial.transform import Rotation
 
 import hrtem_dask
-from hrtem_dask import link_particles
+from hrtem_dask import link_particles, simulate
 from hrtem_dask.analysis import tracks as module
+from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import InputError
 from hrtem_dask.core.schema import PARTICLES, TRACKS
 from hrtem_dask.kernels.linking import LinkRules, Sight, Tracks, pair_up
+from hrtem_dask.simulate.scenes import Rock
 
 DISC = 400.0  # angstrom^2: a radius of 11.3
 
@@ -281,8 +285,6 @@ def test_tables_of_analyse_particles_lazy_and_not():
     y, x = np.mgrid[:96, :96] * 0.5
     mask = np.stack([np.hypot(y - 15 - f, x - 15) < 8 for f in range(4)]) | \
         np.stack([np.hypot(y - 30 - f, x - 35) < 7 for f in range(4)])
-    from hrtem_dask.core.calibration import make_movie
-
     counts = np.random.default_rng(0).poisson(50, mask.shape).astype(np.uint16)
     movie = make_movie(counts, pixel_size=0.5, time=np.arange(4) * 0.1)
     particles = hrtem_dask.analyse_particles(movie, movie.copy(data=mask * 0.9), frames_per_partition=2)
@@ -335,3 +337,20 @@ def test_what_cannot_be_linked_is_refused():
     parts = [dask.delayed(good[good.frame == f]) for f in (1, 0)]
     with pytest.raises(InputError, match="in the order of frames"), dask.config.set(scheduler="synchronous"):
         link_particles(dd.from_delayed(parts, meta=good.iloc[:0], verify_meta=False))
+
+
+def test_rotation_of_a_simulated_particle_against_its_true_orientation():
+    """From counts: spots found, followed, and turned as the atoms were; the tilt changes which pair is brightest."""
+    motion = Rock(tilt=2.0, time=1.0, spin=10.0, wander=0.5, frames_per_wave=2)
+    truth = simulate.movie(one_particle(), n_frames=6, seed=10, shape=(130, 130), dose=2000.0, drift=0.5, motion=motion)
+    probability = truth["truth"].astype(np.float32).assign_coords(y=truth["movie"].y, x=truth["movie"].x)
+    particles = hrtem_dask.analyse_particles(truth["movie"], probability, min_area=100).compute()
+    found = link_particles(particles)
+    assert found["track"].tolist() == [0] * 6
+    turn = Rotation.from_quat(truth["particle_orientation"].values[:, 0])
+    steps = (turn[1:] * turn[:-1].inv()).as_rotvec()[:, 2]  # about the beam, from +x towards +y
+    true = np.concatenate([[0], -np.cumsum(steps)])
+    assert np.rad2deg(np.ptp(true)) > 4
+    assert found["rotation"].notna().sum() >= 5
+    error = np.rad2deg(found["rotation"].to_numpy() - true)
+    assert np.nanmax(np.abs(error - np.nanmedian(error))) < 1.0
