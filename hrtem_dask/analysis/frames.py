@@ -41,7 +41,9 @@ FAN_IN = 8
 #: neighbouring frames whose difference tells the noise
 PAIRS = 16
 #: deviations from which an image holds more than noise, and from which a motion is no chance
-CONTRAST_LIMIT, SIGNAL_LIMIT, BLUR_LIMIT = 5.0, 3.0, 3.0
+CONTRAST_LIMIT, SIGNAL_LIMIT, STRUCTURE_LIMIT, BLUR_LIMIT = 5.0, 3.0, 2.0, 3.0
+#: noise below this part of that of the median frame is that of a frame without beam
+DARK = 0.05
 #: relative error of the noise that its own measurement leaves
 NOISE_ERROR = 0.02
 
@@ -94,10 +96,13 @@ def frame_quality(
     -----
     The power spectra of windows of a frame are added (`kernels.frame_quality`). Motion within the exposure
     takes power from the image, along its direction, and none from the noise; the fit of both against the
-    median frame (`kernels.motion_blur`) gives the motion in angstrom. The dose of a frame drops out. A
+    median frame (`kernels.motion_blur`) gives the motion in angstrom (that of a steady drift over more than
+    a lattice spacing comes out up to a third too large). The dose of a frame drops out. A
     lattice that goes out of the zone axis is no blur: medians over directions leave its spots out, so
     what is seen is the film and the outline of particles. A slow change of the defocus looks isotropic
-    and widens the errors. Fewer than three usable frames are not compared.
+    and widens the errors. Fewer than three usable frames are not compared. Where neighbouring frames do not
+    show the same, as in a collection of single images, and no MTF is given, the noise is not known: no frame is
+    blurred then, and one is empty where its spectrum could be that of noise (of a film at a low dose too).
     No task holds more than a few frames, or one block of a large frame; the result does not depend on
     the chunks, nor on scale or offset of the counts.
 
@@ -120,8 +125,8 @@ def frame_quality(
     bins = bins_of(window, pixel_size, mtf)
     measured, noise = _measure(data, window, bins)
     floor = _floor(bins, noise, mtf is not None)
-    table = _table(measured, bins, floor, spacing if pixel_size else math.nan)
     pixels = float(math.prod(data.shape[1:]))
+    table = _table(measured, bins, floor, spacing if pixel_size else math.nan, max_saturated * pixels)
     table["reason"] = _reasons(table, measured, pixels, min_sharpness, max_saturated, max_unknown)
     table = FRAME_QUALITY.coerce(table.drop(columns="vacuum").assign(frame=frames, time=times))
     table["reason"] = pd.Categorical(table["reason"].astype(str), QUALITY_REASONS)
@@ -213,33 +218,51 @@ def _floor(bins: Bins | None, noise: np.ndarray, known: bool) -> np.ndarray | No
     return rings[bins.ring]
 
 
-def _table(measured: Sequence[Measured], bins: Bins | None, floor: np.ndarray | None, spacing: float) -> pd.DataFrame:
+def _table(measured: Sequence[Measured], bins: Bins | None, floor: np.ndarray | None, spacing: float,
+           most: float) -> pd.DataFrame:
     table = pd.DataFrame({
         "mean": [m.mean for m in measured], "spread": [m.spread for m in measured],
         "noise": [m.noise for m in measured], "saturated": [m.clipped for m in measured],
         "unknown": [m.unknown for m in measured]})
-    blank = np.full(len(measured), np.nan)
-    contrast, error, blur = blank, blank, Blur(*[blank] * 5)
+    contrast = error = np.full(len(measured), np.nan)
+    blur = Blur(*[contrast] * 5)
     if floor is not None:
         power = np.stack([m.power for m in measured])
         modes = np.array([max(m.windows, 1) for m in measured])[:, None] * bins.modes
         weight = modes / modes.sum(axis=1, keepdims=True)
         contrast = (weight * (power / floor - 1)).sum(axis=1)
         error = np.hypot(np.sqrt(1.5 / modes.sum(axis=1)), NOISE_ERROR)
-        fit = np.array([not m.constant and m.clipped == 0 for m in measured]) & (contrast > CONTRAST_LIMIT * error)
+        sure = contrast > CONTRAST_LIMIT * error
+        fit = sure & [not m.constant and m.clipped <= most for m in measured]
         blur = compare_frames(power, bins.k, modes, floor, fit)
         # a frame that is blurred at a low dose has little left in the band, but is as the others at low frequencies
-        holds = (contrast > CONTRAST_LIMIT * error) | (blur.signal > SIGNAL_LIMIT * blur.signal_error)
+        holds = sure | (blur.signal > SIGNAL_LIMIT * blur.signal_error)
+        vacuum = ~holds & _nothing(contrast, error, table["noise"].to_numpy())
         blur = Blur(*(np.where(holds & math.isfinite(spacing), v, np.nan) for v in blur))
-        table["vacuum"] = ~holds
     else:
-        table["vacuum"] = np.array([m.structure for m in measured]) < CONTRAST_LIMIT
+        vacuum = np.array([m.structure for m in measured]) < STRUCTURE_LIMIT
+    table["vacuum"] = vacuum
     table["contrast"], table["contrast_error"] = contrast, error
     table["sharpness"] = np.exp(np.clip(-2 * np.pi**2 * blur.variance / spacing**2, -50, 5))
     table["blur"] = np.sqrt(np.maximum(blur.variance, 0))
     table["blur_deviations"] = blur.variance / blur.variance_error
     table["blur_angle"] = blur.angle
     return table
+
+
+def _nothing(contrast: np.ndarray, error: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Which frames would show something at their dose, if it were there; ask only of those that show nothing.
+
+    The power of the noise stands for the dose. Where the typical frame would not be seen either, nothing
+    follows, but for a whole movie without contrast, and for frames with next to no dose.
+    """
+    seen = np.isfinite(contrast)
+    if not seen.any():
+        return ~seen
+    typical, dose = np.median(contrast[seen]), noise / np.median(noise[seen])
+    if typical < CONTRAST_LIMIT * np.hypot(np.median(error[seen]) / np.sqrt(seen.sum()), NOISE_ERROR):
+        return seen
+    return (contrast + 2 * error < typical * np.minimum(dose, 1) / 2) | (dose < DARK)
 
 
 def _reasons(table: pd.DataFrame, measured: Sequence[Measured], pixels: float, min_sharpness: float,

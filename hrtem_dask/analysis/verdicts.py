@@ -74,9 +74,10 @@ def filter_frames(
         - ``one fringe``: spots, but not those of a zone axis (one fringe alone, or one that outshines the others),
         - ``aligned``: kept.
 
-        ``attrs["threshold"]`` is a dict of what was asked for and applied (``max_ratio``, ``min_score``,
-        ``track``; with a target ``max_false_keep``, ``expected_false_keep`` and, with the truth,
-        ``false_keep_limit``); with the truth ``attrs["rates"]`` is that of `verdict_rates`.
+        ``attrs["threshold"]`` is a dict of what was asked for and applied: ``max_ratio``, ``min_score``, ``track``;
+        with a target ``max_false_keep``, ``expected_false_keep`` and, with the truth, ``false_keep_limit``; None
+        where nothing was asked or no threshold meets the target. With the truth ``attrs["rates"]`` is that of
+        `verdict_rates`.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def filter_frames(
         asked["max_false_keep"] = max_false_keep
         level = _level(score[fit], None if known is None else known[fit], max_false_keep, asked)
         fit &= score >= level
-        asked["min_score"] = float(max(level, min_score or 0.0))
+        asked["min_score"] = max(level, min_score or 0.0) if np.isfinite(level) else None
     out["keep"] = fit
     pairs = out.pop("n_pairs").to_numpy()
     otherwise = np.select([fit, ~(pairs >= 0), pairs == 0], ["aligned", "empty", "no lattice"], "one fringe")
@@ -209,6 +210,8 @@ def _rows(followed: pd.DataFrame, table: pd.DataFrame, frames: pd.DataFrame | No
                              f"{extra[:5].tolist()}; expected frame_quality(movie) of the same movie")
     columns = {"particle": "particle", "n_pairs": "n_pairs", "peak_ratio": "peak_ratio", "zone_axis_score": "score"}
     mine = followed[["frame", *columns]].rename(columns=columns).astype({"frame": np.int64})
+    mine["diameter"] = 2 * np.sqrt(followed["area"].astype(np.float64) / np.pi)
+    mine["y"], mine["x"] = (followed.get(name, np.nan) for name in "yx")
     return out.merge(mine, on="frame", how="left", validate="one_to_one")
 
 
@@ -256,12 +259,14 @@ def _truth_of(truth: Any, frames: np.ndarray) -> np.ndarray:
 
 
 def _level(score: np.ndarray, truth: np.ndarray | None, target: float, said: dict[str, Any]) -> float:
+    """Threshold that meets the target, inf where none does; what is expected of it goes into ``said``."""
     if truth is None:
-        level, said["expected_false_keep"] = expected_threshold(score, target)
-        return level
-    level, said["false_keep_limit"] = proven_threshold(score, truth, target)
+        level, _ = expected_threshold(score, target)
+    else:
+        level, limit = proven_threshold(score, truth, target)
+        said["false_keep_limit"] = None if math.isnan(limit) else limit
     kept = score[score >= level]
-    said["expected_false_keep"] = float((1 - kept).mean()) if kept.size else math.nan
+    said["expected_false_keep"] = float((1 - kept).mean()) if kept.size else None
     return level
 
 
@@ -269,7 +274,8 @@ def _nothing_kept(verdicts: pd.DataFrame, asked: dict[str, Any]) -> str:
     count = verdicts["reason"].value_counts()
     why = ", ".join(f"{n} {reason}" for reason, n in count.items() if n) or "there is no frame at all"
     best = verdicts["score"].max(), verdicts["peak_ratio"].min()
-    limits = ", ".join(f"{k}={v:g}" for k, v in asked.items() if v is not None and k != "track")
+    limits = ", ".join(f"{k}={asked[k]:g}" for k in ("max_ratio", "min_score", "max_false_keep")
+                       if asked.get(k) is not None)
     return (f"none of {len(verdicts)} frames is kept with {limits}: {why}. The highest score is {best[0]:.3g} and the "
             f"smallest ratio {best[1]:.3g}")
 

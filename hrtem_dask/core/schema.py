@@ -142,6 +142,9 @@ VERDICTS = Table("verdicts", (
     Column("peak_ratio", "float64", "1", "of the particle that is followed; nan where undefined"),
     Column("score", "float64", "1", "probability that this particle is on a zone axis; nan where it was not found"),
     Column("particle", "int64", "", "label of this particle in the frame; 0 where it was not found"),
+    Column("y", "float64", "angstrom", "centroid of this particle; nan where it was not found"),
+    Column("x", "float64", "angstrom", "centroid of this particle"),
+    Column("diameter", "float64", "angstrom", "diameter of the disc of the same area"),
 ))
 
 #: every table by name

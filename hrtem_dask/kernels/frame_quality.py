@@ -24,8 +24,8 @@ __all__ = ["Bins", "FramePart", "Measured", "bins_of", "clipped_pixels", "measur
 WINDOW, WINDOW_PIXELS = 80.0, (256, 1024)
 #: below this side there is no spectrum worth the name [pixel]
 SMALLEST = 32
-#: distinct values from the top that are counted; data with fewer are counts of single electrons
-LEVELS = 4
+#: distinct values from the top that are counted; a pile has at least so many below it, else electrons are counted
+LEVELS, BELOW = 8, 3
 #: part of a window that may be unknown
 MISSING = 0.25
 #: frequencies in which the sharpness is judged [1/angstrom], the same as a part of Nyquist without calibration
@@ -35,12 +35,12 @@ BAND_END, NOISE_BAND = 0.85, (0.85, 1.0)
 #: frequency [1/angstrom] above which a microscope transfers nothing: noise is measured from there where pixels allow
 LIMIT = 0.95
 #: rings and sectors of the half plane, of the sharpness and of the search for structure
-RINGS, SECTORS, SEARCH_RINGS = 8, 8, 16
+RINGS, SECTORS, SEARCH_RINGS = 8, 8, 32
 LEAST_MODES = 6
 #: power at the lowest frequencies over that in the middle that no detector makes of noise
 LOW, MIDDLE, LOW_RATIO = (0.02, 0.08), (0.15, 0.3), 3.0
-#: deviations from which a frame alone holds structure
-ROOM = 5.0
+#: height of a correlation, in its root mean square, from which two frames show the same: chance reaches 5
+ALIKE = 8.0
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,11 @@ def clipped_pixels(part: FramePart, limit: float | None) -> int:
         return at_top
     if value == part.low:
         return 0
-    piled = len(part.top) == LEVELS and at_top >= 4 and at_top > max(n for _, n in part.top[1:])
-    return at_top if piled else 0
+    counts = [n for _, n in part.top]
+    for i in range(len(counts) - BELOW):  # hot pixels may lie above the level at which a camera was cut off
+        if counts[i] >= 4 and counts[i] > max(counts[i + 1:]):
+            return sum(counts[:i + 1])
+    return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +269,7 @@ class Measured:
     """One frame in numbers: counts, and the power in the bins over that of the noise.
 
     ``structure`` is by how many deviations the spectrum is not one of noise alone: noise, whatever the
-    camera, has a power that is the same in all directions and falls with the frequency.
+    camera, has a power that falls with the frequency, and not much between low frequencies.
     """
 
     pixels: int
@@ -300,14 +303,18 @@ def reduce_frame(part: FramePart, bins: Bins | None, limit: float | None) -> Mea
     if bins is not None and part.power is not None and not constant:
         mean = part.power / part.windows
         noise = float(mean[bins.noise].mean())
-        ends = [*bins.starts[1:], len(bins.order)]
-        sorted_power = mean.ravel()[bins.order]
         # the median leaves out lattice spots, which come and go with the tilt of a particle
-        power = np.array([np.median(sorted_power[a:b]) for a, b in zip(bins.starts, ends, strict=True)])
-        power = power / np.median(mean[bins.noise])
+        power = _medians(mean.ravel()[bins.order], bins.starts) / np.median(mean[bins.noise])
         structure = _structure(mean, bins, part.windows)
     return Measured(part.pixels, part.unknown, clipped_pixels(part, limit), constant, part.mean if n else np.nan,
                     spread, part.windows, noise, power, structure)
+
+
+def _medians(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Median of every group of values that lie side by side."""
+    count = np.diff(np.append(starts, len(values)))
+    ordered = values[np.lexsort((values, np.repeat(np.arange(len(starts)), count)))]
+    return (ordered[starts + (count - 1) // 2] + ordered[starts + count // 2]) / 2
 
 
 def _structure(power: np.ndarray, bins: Bins, windows: int) -> float:
@@ -318,10 +325,9 @@ def _structure(power: np.ndarray, bins: Bins, windows: int) -> float:
     profile = np.bincount(number, power[use])[some] / count[some]
     weight = count[some] * windows / bins.shared
     falling = optimize.isotonic_regression(profile, weights=weight / profile**2, increasing=False).x
-    rise = np.sqrt(max(float(((profile / falling - 1) ** 2 * weight).sum()) - 1, 0.0))
+    excess = float(((profile / falling - 1) ** 2 * weight).sum()) - len(profile)
     low, middle = (float(power[m].mean()) if m.any() else np.nan for m in (bins.low, bins.middle))
-    steep = ROOM * low / (middle * LOW_RATIO) if middle > 0 else 0.0
-    return float(np.nanmax([rise, steep]))
+    return np.inf if low > LOW_RATIO * middle else excess / np.sqrt(2 * len(profile))
 
 
 def pair_noise(first: np.ndarray, second: np.ndarray, window: tuple[int, int], bins: Bins) -> np.ndarray:
@@ -342,7 +348,7 @@ def pair_noise(first: np.ndarray, second: np.ndarray, window: tuple[int, int], b
     Returns
     -------
     ndarray, shape (ring,)
-        nan where the frames cannot be used, or a ring has too few modes.
+        nan where the frames do not show the same, or a ring has too few modes.
     """
     pairs = list(zip(_transforms(first, window), _transforms(second, window), strict=True))
     pairs = [(f, g) for f, g in pairs if f is not None and g is not None]
@@ -351,8 +357,9 @@ def pair_noise(first: np.ndarray, second: np.ndarray, window: tuple[int, int], b
     cross, powers = sum(f * g.conj() for f, g in pairs), [sum(np.abs(p[i]) ** 2 for p in pairs) for i in (0, 1)]
     if not all(p.any() for p in powers):
         return np.full(RINGS, np.nan)
-    band = bins.search >= 0
-    phase = _shift_phase(np.where(band, cross, 0), window)
+    phase = _shift_phase(np.where(bins.search >= 0, cross, 0), window)
+    if phase is None:
+        return np.full(RINGS, np.nan)
     # a frame of another dose is brought to the same contrast
     ratio = np.sqrt(powers[0][bins.middle].mean() / powers[1][bins.middle].mean())
     power = sum(np.abs(f - ratio * phase * g) ** 2 for f, g in pairs)
@@ -361,16 +368,24 @@ def pair_noise(first: np.ndarray, second: np.ndarray, window: tuple[int, int], b
                      else np.nan for r in range(RINGS)])
 
 
-def _shift_phase(cross: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """Factor that brings the second frame to the first one, from the peak of their correlation."""
+def _shift_phase(cross: np.ndarray, window: tuple[int, int]) -> np.ndarray | None:
+    """Factor that brings the second frame to the first one, from the peak of their correlation; None without one."""
     weight = cross / np.sqrt(np.maximum(np.abs(cross), 1e-300))
     correlation = fft.irfft2(weight, s=window)
     peak = np.unravel_index(int(correlation.argmax()), window)
+    if correlation[peak] < ALIKE * np.sqrt(np.mean(correlation**2)):
+        return None
     at = []
     for axis, (n, i) in enumerate(zip(window, peak, strict=True)):
         line = np.take(correlation, [(i - 1) % n, i, (i + 1) % n], axis=axis)
         line = np.take(line, peak[1 - axis], axis=1 - axis)
         bend = line[0] - 2 * line[1] + line[2]
         at.append(i + (0.5 * (line[0] - line[2]) / bend if bend < 0 else 0.0))
-    k = fft.fftfreq(window[0])[:, None] * at[0] + fft.rfftfreq(window[1])[None, :] * at[1]
-    return np.exp(-2j * np.pi * k)
+    k = np.stack(np.broadcast_arrays(fft.fftfreq(window[0])[:, None], fft.rfftfreq(window[1])[None, :]), -1)
+    strong = np.abs(cross) > 0.05 * np.abs(cross).max()
+    at, weight, k_strong = np.array(at), np.abs(cross[strong]), k[strong]
+    normal = np.einsum("m,mi,mj->ij", weight, k_strong, k_strong)
+    for _ in range(3):  # what is left of the shift, from the phases; cross turns with the shift of the second frame
+        left = np.angle(cross[strong] * np.exp(2j * np.pi * (k_strong @ at)))
+        at = at - np.linalg.pinv(normal) @ ((weight * left) @ k_strong) / (2 * np.pi)
+    return np.exp(-2j * np.pi * (k @ at))
