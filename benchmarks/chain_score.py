@@ -189,7 +189,7 @@ def track_rows(table: pd.DataFrame, truth: xr.Dataset) -> list[Track]:
     """How well each particle was followed, and its axis named where a score of 0.5 keeps the frame."""
     rows = []
     for j, part in table.groupby("true"):
-        found = part[part.found]
+        found = part[part.found & (part.kind == "")]
         longest = found.track.value_counts()
         kept = part[(part.score >= 0.5) & part.good]
         right = [a in str(n).translate(str.maketrans("", "", "[]<>-")) for a, n in zip(kept.axis, kept.zone_axis,

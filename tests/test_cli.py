@@ -9,10 +9,11 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import xarray as xr
-from campaign_scenes import PIXEL, frames, movie, save_dark_model, write_pngs
+from campaign_scenes import CENTRES, PIXEL, frames, movie, save_dark_model, write_pngs
 from click.testing import CliRunner, Result
 
 from hrtem_dask import cli_demo
@@ -176,15 +177,22 @@ def test_demo_makes_a_movie_once_and_compares_with_the_truth(
     def simulated(*, progress: object, client: object, **_: object) -> xr.Dataset:
         calls.append(client)
         progress(1, 1)
-        dark = frames(4)
-        return xr.Dataset({"movie": movie(4), "truth": movie(4).copy(data=(dark < 330))})
+        dark, moved = frames(4), (np.array(CENTRES) + np.arange(4)[:, None, None] * [1, 0]) * PIXEL
+        particles = {f"particle_{n}": (("frame", "particle"), v) for n, v in
+                     (("y", moved[..., 0]), ("x", moved[..., 1]), ("tilt", np.ones((4, 3)) * [1, 1, 7]))}
+        shown = movie(4).assign_attrs(counts_per_electron=10.0, offset=0.0)
+        return xr.Dataset({"movie": shown, "truth": movie(4).copy(data=(dark < 330)), **particles})
 
     monkeypatch.setattr(simulate, "movie", simulated, raising=False)
     monkeypatch.setattr(cli_demo, "MODEL", model)
-    monkeypatch.setattr(cli_demo, "MOVIE", {"n_frames": 4, "shape": (144, 150)})
+    monkeypatch.setattr(cli_demo, "MOVIE", {"n_frames": 4, "shape": (144, 150), "seed": 1})
     first = call("demo", "--out", tmp_path / "demo", "--workers", 2)
     assert first.exit_code == 0, first.output
     assert "Dice 0." in first.stdout
+    assert "0 are truly within 2 degree" in first.stdout  # the largest disc, which is followed, is the third
+    truth = pd.read_csv(tmp_path / "demo" / "truth.csv")
+    assert truth.tilt.tolist() == [7] * 4
+    assert "true tilt" in (tmp_path / "demo" / "report.html").read_text()
     assert (tmp_path / "demo" / "report.html").as_uri() in first.stdout
     assert "against the simulated truth" in (tmp_path / "demo" / "report.html").read_text()
     second = call("demo", "--out", tmp_path / "demo")

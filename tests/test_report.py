@@ -13,12 +13,15 @@ from campaign_scenes import PIXEL, frames, movie, save_dark_model, write_pngs
 
 from hrtem_dask.campaign import run_campaign
 from hrtem_dask.core.errors import MissingInputError
-from hrtem_dask.core.schema import FRAMES, PARTICLES
+from hrtem_dask.core.schema import FRAMES, PARTICLES, VERDICTS
 from hrtem_dask.io.store import write_movie
 from hrtem_dask.report import write_report
 from hrtem_dask.report.build import caveats, choose, headline
 from hrtem_dask.report.figures import four_panels, overlays, ratio_figure, sizes_figure
 from hrtem_dask.report.pictures import Scene, outlines, scale_bar_length, shrink, stretch
+from hrtem_dask.report.timeline import timeline_figure
+
+pytestmark = pytest.mark.filterwarnings("ignore:none of")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +42,14 @@ def test_the_page_is_self_contained_and_says_everything(tmp_path: Path, model: s
     assert "Gold &lt;on&gt; film" in text
     links = re.findall(r'(?:src|href)="([^"]+)"', text)
     assert all(u.startswith(("data:image/", "#")) or u in
-               ("particles.csv", "particles.parquet", "frames.csv", "campaign.json") for u in links)
+               ("particles.csv", "particles.parquet", "frames.csv", "campaign.json", "verdicts.csv",
+                "verdicts.parquet", "frame_quality.csv") for u in links)
     assert "http" not in re.sub(r"data:image/[^\"]+", "", text)
-    assert len(re.findall("data:image/jpeg", text)) >= 4  # figure 1 three times, masks
-    assert len(re.findall("data:image/png", text)) == 4
+    assert len(re.findall("data:image/jpeg", text)) >= 6  # figure 1 three times, border of the list, figure 2, masks
+    assert len(re.findall("data:image/png", text)) == 5
     for word in ("sha256", "Best zone axis", "Median", "Worst frame", "Look at these first", "xarray 20", "30",
-                 "angstrom^2", "zone_axis_score", "label_particles"):
+                 "angstrom^2", "zone_axis_score", "label_particles", "Readable frames", "Peak ratio map",
+                 "link_particles", "score at least 0.5 of track", "one fringe", "drift_y"):
         assert word in text
     assert 50_000 < len(text) < 10_000_000
 
@@ -113,6 +118,17 @@ def test_a_tiny_frame_has_no_spectrum_and_no_error() -> None:
 def test_figures_take_empty_tables() -> None:
     assert sizes_figure(PARTICLES.empty()).width > 100
     assert ratio_figure(PARTICLES.empty(), FRAMES.empty()).width > 100
+
+
+def test_the_timeline_takes_empty_tables_and_a_truth() -> None:
+    assert timeline_figure(VERDICTS.empty()).width > 100
+    n = 6
+    verdicts = VERDICTS.coerce(pd.DataFrame({
+        "frame": np.arange(n), "time": np.arange(n) * 0.1, "keep": [True, False] * 3, "peak_ratio": [1.5, np.nan] * 3,
+        "reason": ["aligned", "one fringe"] * 3, "score": 0.5, "particle": 1, "y": 1.0, "x": 1.0, "diameter": 30.0}))
+    truth = pd.DataFrame({"frame": np.arange(n), "tilt": 3.0, "spoilt": ["", "blurred"] * 3})
+    alone, beside = timeline_figure(verdicts), timeline_figure(verdicts, truth)
+    assert beside.height > alone.height
 
 
 def rows(ratios: list[float], border: list[bool] | None = None) -> pd.DataFrame:

@@ -91,7 +91,9 @@ class Campaign:
     @property
     def verdicts(self) -> pd.DataFrame:
         """Which frames can be read and why not, columns of `hrtem_dask.core.schema.VERDICTS`."""
-        return read_table(self.out / "verdicts.parquet")[0]
+        table, about = read_table(self.out / "verdicts.parquet")
+        table.attrs["threshold"] = about["provenance"]["threshold"]
+        return table
 
     @property
     def data(self) -> xr.Dataset:

@@ -75,7 +75,9 @@ def judge(config: CampaignConfig, plan: Plan, particles: pd.DataFrame, frames: p
     quality = _quality(plan, frames, provenance, client)
     verdicts = filter_frames(particles, **asked, frames=quality)
     step = record({"provenance": provenance["provenance"]}, "filter_frames", **asked)["provenance"]
-    write_table(path, verdicts, VERDICTS, provenance=provenance | {"provenance": step, "fingerprint": key})
+    applied = {k: v if v is None else float(v) for k, v in verdicts.attrs["threshold"].items()}
+    write_table(path, verdicts, VERDICTS,
+                provenance=provenance | {"provenance": step, "fingerprint": key, "threshold": applied})
     write_csv(path.with_suffix(".csv"), verdicts)
     return True
 

@@ -17,11 +17,13 @@ from ..campaign.units import foreground
 from ..core.calibration import pixel_size_of
 from ..core.errors import HrtemDaskError
 from ..core.provenance import history_of
-from ..core.schema import FRAMES, PARTICLES
+from ..core.schema import FRAMES, PARTICLES, TRACKS, VERDICTS
+from ..detector.mtf import MTF
 from ..io.tables import atomic
 from . import figures
 from .figures import compared
 from .pictures import Scene
+from .readable import readable_card, readable_section
 
 __all__ = ["write_report"]
 
@@ -81,9 +83,10 @@ def _context(campaign: Campaign) -> dict[str, Any]:
         "made": datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "about": campaign.about,
         "model_name": Path(campaign.about["model"]["name"]).stem,
-        "headline": headline(frames, particles, truth),
+        "headline": headline(frames, particles, truth) + readable_card(campaign.verdicts),
         "caveats": caveats(campaign, frames, particles, truth),
         "figure_one": _figure_one(campaign, frames, particles, scenes),
+        "readable": readable_section(campaign, scenes, truth, camera_of(campaign)),
         "overview": _overview(frames, scenes),
         "worst": _worst(frames, scenes),
         "failed": frames[frames.status == "failed"].to_dict("records"),
@@ -97,7 +100,8 @@ def _context(campaign: Campaign) -> dict[str, Any]:
         "n_particles": len(particles),
         "runs": campaign.about["runs"][::-1],
         "steps": history_of({"provenance": campaign.about["provenance"]}) if campaign.about.get("provenance") else [],
-        "glossary": [c for t in (PARTICLES, FRAMES) for c in t.columns if c.name not in ("message", "status")],
+        "glossary": [c for t in (PARTICLES, TRACKS, FRAMES, VERDICTS) for c in t.columns
+                     if c.name not in ("message", "status")],
         "no_pictures": scenes.trouble,
     }
 
@@ -137,21 +141,21 @@ class Scenes:
 
 
 def choose(frames: pd.DataFrame, particles: pd.DataFrame) -> list[Choice]:
-    """Choose what figure 1 shows: the particle best on a zone axis, a median one, and the worst frame.
+    """Choose what figure 1 shows: the particle most surely on a zone axis, a median one, and the worst frame.
 
     Particles cut by the border are only taken where there is no other.
     """
     done = frames[frames.status == "done"]
     whole = particles[~particles.touches_border.astype(bool)]
     pool = whole if len(whole) else particles
-    seen = compared(pool).sort_values(["peak_ratio", "area"], ascending=[True, False])
+    seen = compared(pool).sort_values(["zone_axis_score", "peak_ratio", "area"], ascending=[False, True, False])
     chosen = []
     if len(seen):
         best, middle = seen.iloc[0], seen.iloc[len(seen) // 2]
-        chosen.append(Choice("Best zone axis: the lowest peak ratio of all particles",
+        chosen.append(Choice("Best zone axis: the highest score of all particles",
                              int(best.frame), int(best.particle)))
         if len(seen) > 2:
-            chosen.append(Choice("Median: half of the particles with a lattice have a lower peak ratio",
+            chosen.append(Choice("Median: half of the particles with a lattice have a higher score",
                                  int(middle.frame), int(middle.particle)))
     elif len(pool):
         best = pool.sort_values(["n_pairs", "area"]).iloc[-1]
@@ -176,11 +180,21 @@ def _figure_one(
         scene = scenes.get(choice.frame)
         if scene is None:
             continue
-        picture, pairs = figures.four_panels(scene, choice.particle, crystal=campaign.config.crystal)
+        picture, pairs = figures.four_panels(scene, choice.particle, crystal=campaign.config.crystal,
+                                             mtf=camera_of(campaign))
         spacings = [f"{d:.2f}" for d in pairs[pairs.detected].d_spacing] if len(pairs) else []
         shown.append({"picture": picture, "why": choice.why, "frame": choice.frame, "particle": choice.particle,
                       "spacings": spacings})
     return shown
+
+
+def camera_of(campaign: Campaign) -> MTF | None:
+    """MTF that the campaign was given, None where there is none or its file is gone."""
+    path = campaign.config.mtf
+    try:
+        return None if path is None else MTF.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, HrtemDaskError):
+        return None
 
 
 def _overview(frames: pd.DataFrame, scenes: Scenes) -> Any:
@@ -247,8 +261,12 @@ def caveats(
         notes.append(f"The electron dose is not known. The network was trained for {low:g} to {high:g} e/Å² a frame; "
                      "outside of that range its masks can be wrong in ways that its certainty does not show.")
     notes.append("Certainty is the network's own opinion of itself: it ranks frames to look at and is no error bar.")
-    notes.append("No MTF of the camera was given, so peak intensities are as the camera blurred them."
-                 if len(particles) else "No particle was found.")
+    if not len(particles):
+        notes.append("No particle was found.")
+    elif campaign.config.mtf is None:
+        notes.append("No MTF of the camera was given, so peak intensities are as the camera blurred them.")
+    notes.append("The zone-axis score was calibrated on simulated gold; for another material, a film much thicker or "
+                 "another microscope take it as a rank, not as a probability.")
     small = particles[particles.touches_border.astype(bool)]
     if len(small):
         notes.append(f"{len(small)} of {len(particles)} particles touch the border of their frame: their size is a "
@@ -277,6 +295,6 @@ def _table(particles: pd.DataFrame) -> list[dict[str, Any]]:
         {"frame": r.frame, "particle": r.particle, "time": number(r.time, 2), "y": number(r.y, 1), "x": number(r.x, 1),
          "diameter": number(r.diameter, 1), "area": number(r.area, 0), "probability": number(r.probability, 3),
          "border": "yes" if r.touches_border else "", "n_pairs": r.n_pairs, "peak_ratio": number(r.peak_ratio, 2),
-         "score": number(r.zone_axis_score, 2)}
+         "score": number(r.zone_axis_score, 2), "axis": r.zone_axis, "track": getattr(r, "track", "")}
         for r in particles.head(ROWS).itertuples()
     ]

@@ -36,7 +36,8 @@ SMALLEST = 16
 
 
 @styled
-def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None) -> tuple[Encoded, pd.DataFrame]:
+def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None,
+                mtf: Any = None) -> tuple[Encoded, pd.DataFrame]:
     """Figure 1 of the abstract: frame, inference, Fourier domain of the frame and of the masked crop.
 
     Parameters
@@ -45,7 +46,7 @@ def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None) -> t
         One frame.
     particle : int, optional
         Label of the particle that is cropped out; None where the frame has none.
-    crystal : str, optional
+    crystal, mtf
         As for `fourier_peak_pairs`.
 
     Returns
@@ -71,7 +72,7 @@ def four_panels(scene: Scene, particle: int | None, *, crystal: Any = None) -> t
         _note(axes[3], "no particle\nin this frame", "d  Fourier domain of the crop")
     else:
         mask = scene.labels == particle
-        pairs = fourier_peak_pairs(scene.image, mask, pixel_size=scene.pixel_size, crystal=crystal)
+        pairs = fourier_peak_pairs(scene.image, mask, pixel_size=scene.pixel_size, crystal=crystal, mtf=mtf)
         crop = masked_crop(scene.image, mask, scene.pixel_size)
         _spectrum_panel(axes[3], power_spectrum(crop), k_max, "d  Fourier domain of the crop")
         _circle(axes[3], pairs)
