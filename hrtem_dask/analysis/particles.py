@@ -32,14 +32,14 @@ def analyse_particles(
     movie: xr.DataArray,
     probability: xr.DataArray,
     *,
-    crystal: str | Sequence[float] | None = None,
+    crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
     threshold: float = 0.5,
     min_area: float | None = None,
     labels: xr.DataArray | None = None,
     frames_per_partition: int | None = None,
 ) -> dd.DataFrame:
-    """Measure every particle of every frame: size, position, spot pairs and their ratio.
+    """Measure every particle of every frame: size, position, shape, directions of spots, their ratio, zone axis.
 
     Nothing is computed until the table is asked for its values. Particles that touch the border
     of the frame are flagged, never dropped.
@@ -52,8 +52,9 @@ def analyse_particles(
     probability : DataArray, dims (frame, class, y, x) or (frame, y, x)
         From `segment` or from anywhere, on the movie's frames and pixels. Of several classes the
         one called ``particle`` is taken, else everything that is not ``background``.
-    crystal : str or sequence of float, optional
-        Search spots only on the rings of this crystal; see `fourier_peak_pairs`.
+    crystal : str, path, ase.Atoms or sequence of float, optional
+        Search spots only on the rings of this crystal; see `fourier_peak_pairs`. But for bare spacings, its
+        nets also take part in the score, and the column ``zone_axis`` says which one fits best.
     mtf : callable, optional
         Amplitude MTF of the frequency in units of Nyquist.
     threshold, min_area
@@ -67,7 +68,8 @@ def analyse_particles(
     Returns
     -------
     dask.dataframe.DataFrame
-        Table `core.schema.PARTICLES`, one partition a batch of frames.
+        Table `core.schema.PARTICLES`, one partition a batch of frames. `link_particles` follows the
+        particles through it.
 
     Raises
     ------

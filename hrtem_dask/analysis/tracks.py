@@ -189,8 +189,8 @@ def _check_rows(rows: pd.DataFrame, last: float) -> None:
         bad |= (rows[name].to_numpy() <= 0) if name == "area" else False
         if bad.any():
             row = rows[bad].iloc[0]
-            raise InputError(f"{name} is {row[name]} for particle {row['particle']:g} of frame {row['frame']:g}; expected "
-                             f"a finite number{' above 0' if name == 'area' else ''}. Leave such rows out")
+            raise InputError(f"{name} is {row[name]} for particle {row['particle']:g} of frame {row['frame']:g}; "
+                             f"expected a finite number{' above 0' if name == 'area' else ''}. Leave such rows out")
 
 
 def _check_twice(rows: pd.DataFrame) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def measure_particles(
     x0: float = 0.0,
     dy: float = 1.0,
     dx: float = 1.0,
-    crystal: str | Sequence[float] | None = None,
+    crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
     frame: int = 0,
     time: float = float("nan"),
@@ -121,7 +122,7 @@ def figure1_panels(
     label: int,
     *,
     pixel_size: tuple[float, float],
-    crystal: str | Sequence[float] | None = None,
+    crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Figure1:
     """Compute what figure 1 shows of one particle: image, inference, and both Fourier domains.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ class TilePart:
     pieces: dict[tuple[int, int], list[Piece]] = field(default_factory=dict)
 
 
-def find_spots(cuts: Sequence[Cut], pixel_size: tuple[float, float], *, crystal: str | Sequence[float] | None = None,
+def find_spots(cuts: Sequence[Cut], pixel_size: tuple[float, float], *, crystal: Any = None,
                mtf: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Spots]:
     """Look for the spot pairs of particles in their cut-outs.
 
@@ -121,7 +121,7 @@ def _batches(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
 
 
 def _spots_of(cut: Cut, pairs: pd.DataFrame, pixel_size: tuple[float, float],
-              crystal: str | Sequence[float] | None) -> Spots:
+              crystal: Any) -> Spots:
     g, detected = pairs[["g_y", "g_x"]].to_numpy(np.float64), pairs["detected"].to_numpy(bool)
     k, ratio = np.hypot(*g.T), float(peak_ratio(pairs))
     shell = k <= FIRST_SHELL * k.min(initial=np.inf)
@@ -140,7 +140,7 @@ def _directions(g: np.ndarray) -> tuple[float, float, float, float]:
 
 def measure_tile(
     image: np.ndarray, labels: np.ndarray, found: Found, place: tuple[int, int], tile: int,
-    pixel_size: tuple[float, float], *, crystal: str | Sequence[float] | None = None,
+    pixel_size: tuple[float, float], *, crystal: Any = None,
     mtf: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> TilePart:
     """Measure the particles whose cut-out lies in one tile, and hand out pieces of the others.
@@ -184,7 +184,7 @@ def measure_tile(
 
 def measure_crossing(
     parts: Iterable[TilePart], place: tuple[int, int], pixel_size: tuple[float, float], *,
-    crystal: str | Sequence[float] | None = None, mtf: Callable[[np.ndarray], np.ndarray] | None = None,
+    crystal: Any = None, mtf: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Spots]:
     """Measure the particles across tiles that one tile has to put together.
 
