@@ -129,6 +129,26 @@ def test_the_mtf_of_the_camera_makes_new_numbers(tmp_path: Path, source: Path, m
         run_campaign(settings(tmp_path, source, model, mtf=tmp_path / "none.json"))
 
 
+def test_a_crystal_may_be_a_file(tmp_path: Path, source: Path, model: str) -> None:
+    from ase.build import bulk
+
+    gold = bulk("Au", cubic=True, a=4.078)
+    gold.write(tmp_path / "gold.cif")
+    named = run_campaign(settings(tmp_path, source, model, frames="0:2", crystal="Au")).particles
+    given = run_campaign(settings(tmp_path, source, model, frames="0:2", crystal=tmp_path / "gold.cif"))
+    assert given.computed == 2
+    np.testing.assert_allclose(given.particles.peak_ratio, named.peak_ratio, rtol=0.01)
+    again = settings(tmp_path, source, model, frames="0:2", crystal=str(tmp_path / "gold.cif"))
+    assert run_campaign(again).computed == 0
+    gold.set_cell(gold.cell * 1.05, scale_atoms=True)
+    gold.write(tmp_path / "gold.cif")
+    assert run_campaign(again).computed == 2
+    with pytest.raises(InputError, match="Unobtanium"):
+        run_campaign(settings(tmp_path, source, model, crystal="Unobtanium"))
+    with pytest.raises(InputError, match=r"crystal\.cif"):
+        CampaignConfig(source="movie", out="out", crystal=gold)
+
+
 def test_fingerprints_without_the_newer_settings_are_the_old_ones(tmp_path: Path, source: Path, model: str) -> None:
     from hrtem_dask.campaign.runner import plan_campaign
 

@@ -39,8 +39,9 @@ class CampaignConfig:
     min_area : float or None
         Smallest particle that is kept [angstrom^2]. The default is a disc of 8 angstrom: nothing
         smaller holds enough fringes to show a lattice. None keeps every pixel.
-    crystal : str, optional
-        Crystal that limits the lattice spacings searched, as "Au".
+    crystal : str, path or sequence of float, optional
+        Crystal that limits the lattice spacings searched and whose zone axes are named: "Au", the
+        path of a CIF file, or spacings [angstrom].
     mtf : path, optional
         File of the camera's MTF, as ``hrtem-dask fit-mtf`` writes it: spot pairs are judged without
         the blur of the camera.
@@ -86,7 +87,7 @@ class CampaignConfig:
     model: Any = "au-particles"
     threshold: float = 0.5
     min_area: float | None = 50.0
-    crystal: str | None = None
+    crystal: Any = None
     mtf: Any = None
     max_ratio: float | None = None
     min_score: float | None = None
@@ -116,6 +117,9 @@ class CampaignConfig:
         check_window(self.window, self.window_size, self.halo)
         check_augment(self.augment)
         check_list(self)
+        if hasattr(self.crystal, "get_scaled_positions"):
+            raise InputError("crystal is an ASE structure; a campaign keeps its settings as text, so expected a name "
+                             "or a path: write it with crystal.write('crystal.cif') and give crystal='crystal.cif'")
         if isinstance(self.frames, str):
             parse_frames(self.frames)
 
@@ -128,6 +132,7 @@ class CampaignConfig:
             "out": str(Path(self.out).resolve()),
             "model": self.model if isinstance(self.model, str) else _model_text(self.model),
             "frames": frames if frames is None or isinstance(frames, str) else [int(i) for i in frames],
+            "crystal": str(self.crystal) if isinstance(self.crystal, os.PathLike) else self.crystal,
             "mtf": None if self.mtf is None else str(Path(self.mtf).absolute()),
         }
         return values

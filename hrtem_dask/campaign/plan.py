@@ -111,6 +111,13 @@ def make_plan(
     return plan
 
 
+def _contents(crystal: Any) -> dict[str, Any]:
+    """What a crystal's file says: the path alone would hide that it changed."""
+    if not isinstance(crystal, str) or not Path(crystal).is_file():
+        return {}
+    return {"crystal_file": Path(crystal).read_text(encoding="utf-8", errors="replace")}
+
+
 def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n_source: int) -> list[dict[str, str]]:
     """Fingerprints of every unit; the particles' one holds the segmentation's, so it follows it.
 
@@ -136,7 +143,7 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
         particles = fingerprint(
             segment=segment, time=times[span].tolist(), threshold=plan.settings["threshold"],
             min_area=config.min_area, crystal=repr(config.crystal), algorithm=ALGORITHM["particles"],
-            **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
+            **_contents(config.crystal), **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
         )
         keys.append({"segment": segment, "particles": particles})
     return keys

@@ -25,6 +25,8 @@ from ..core.calibration import grid_of
 from ..core.errors import HrtemDaskError, InputError
 from ..core.machine import available_cores
 from ..io.store import write_movie
+from ..kernels.crystal import d_spacings
+from ..kernels.peaks import D_RANGE
 from .config import CampaignConfig, as_config, parse_frames, source_text
 from .layout import MOVIE, prepare_folder, prepare_store
 from .plan import Plan, make_plan
@@ -157,7 +159,12 @@ def _with_paths(config: CampaignConfig, out: Path) -> CampaignConfig:
     else:
         model = str(save_model(model.weights, model.card, out / "model" / model.name))
     mtf = None if config.mtf is None else str(Path(config.mtf).expanduser().absolute())
-    config = replace(config, model=model, mtf=mtf)
+    crystal = config.crystal
+    if isinstance(crystal, Path) or (isinstance(crystal, str) and Path(crystal).is_file()):
+        crystal = str(Path(crystal).expanduser().absolute())
+    if crystal is not None:
+        d_spacings(crystal, *D_RANGE)  # an unknown one stops here, and not in every frame
+    config = replace(config, model=model, mtf=mtf, crystal=crystal)
     source = source_text(config.source)
     if source is None and not dask.is_dask_collection(getattr(config.source, "data", config.source)):
         whole = _open_whole(config)
