@@ -106,3 +106,32 @@ def test_by_particle_a_frame_waits_as_runs_of_labels(monkeypatch):
     side = 768
     most = held((side, side), "particle", monkeypatch)[0].most
     assert most < side**2, most  # frame and probability take 6 byte a pixel, labels 4
+
+
+def test_the_benchmark_maps_what_it_makes(tmp_path):
+    """The same steps as ``python -m benchmarks.ratio_map``, on one small frame and in this process."""
+    from benchmarks import ratio_map as bench
+
+    class Here:
+        def map(self, function, *arguments, pure):
+            return [function(*a) for a in zip(*arguments, strict=True)]
+
+        def gather(self, done):
+            return done
+
+    bench.make(tmp_path, bench.Case("one", 1, 512, (1, 512, 512)), Here())
+    found = bench.run(tmp_path, "window")
+    assert 0.02 <= found["brightest"] <= 1
+    assert bench.markdown([{"frames": 1, "side": 512, "by": "window", "seconds": 2.0, "pixels": 512**2, "base": 1.0,
+                            "peak": 2.0}]).count("\n") == 2
+
+
+def test_figure_two_is_a_picture_of_three_panels():
+    from hrtem_dask.report.figure2 import figure_two
+    from hrtem_dask.report.pictures import Scene
+
+    rng = np.random.default_rng(0)
+    disc = np.hypot(*np.mgrid[-40:40, -60:60]) < 30
+    picture = figure_two(Scene(0, 0.0, rng.poisson(9, disc.shape), disc * 0.9, disc.astype(np.int32), (PX, PX)))
+    assert picture.uri.startswith("data:image/jpeg")
+    assert picture.width > 3 * picture.height * 0.9

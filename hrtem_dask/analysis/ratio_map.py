@@ -93,7 +93,8 @@ def peak_ratio_map(
 
     *What the blend does.* A window at the end of a particle may see too little of it for a lattice; its
     s = 0.02 is part of the mean there, as the Hamming window weights it. So particles hardly wider than
-    a window come out dimmer by window than by particle, most of all at their ends.
+    a window come out dimmer by window than by particle, most of all at their ends. And particles in
+    one window share its s, weighted by area: ``by="particle"`` tells close neighbours apart.
 
     *Pixels outside of particles*, by particle: up to 10 angstrom away they take the s of the nearest
     particle, further away 0.02.

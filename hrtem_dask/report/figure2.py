@@ -43,6 +43,8 @@ def figure_two(
     Encoded
         The picture.
     """
+    from matplotlib.colors import PowerNorm
+
     movie = make_movie(np.asarray(scene.image)[None], pixel_size=scene.pixel_size)
     probability = movie.copy(data=np.asarray(scene.probability)[None])
     window = min(window, WIDEST * min(scene.pixel_size))
@@ -60,9 +62,11 @@ def figure_two(
     side = min(window, max(n * d for n, d in zip(scene.image.shape, scene.pixel_size, strict=True)))
     for ax, one, title in zip(axes[1:], maps, (f"b  inference × 1 / ratio, windows of {side / 10:.3g} nm",
                                                "c  the same, one ratio a particle"), strict=True):
-        picture = ax.imshow(shrink(one.values[0])[0], cmap="viridis", vmin=0, vmax=1, interpolation="none")
+        # most factors are small: on a linear scale a tilted particle is as dark as the film
+        picture = ax.imshow(shrink(one.values[0])[0], cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="none")
         _bare(ax, title)
-    bar = figure.colorbar(picture, ax=axes[2], fraction=0.046, pad=0.02, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(picture, ax=axes[2], fraction=0.046, pad=0.02, ticks=[0, 0.02, 0.1, 0.25, 0.5, 1],
+                          format="{x:g}")
     bar.outline.set_visible(False)
     return encode(figure, photo=True, dpi=125)
 
