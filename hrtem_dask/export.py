@@ -20,6 +20,8 @@ from .report.pictures import Scene, draw_outlines, draw_scale_bar, new_figure, s
 
 __all__ = ["KINDS", "export_campaign", "overlay_frames"]
 
+#: the tables of a campaign; one of an older version has the first two only
+LISTS = ("particles.csv", "frames.csv", "frame_quality.csv", "verdicts.csv")
 #: what can be exported -> file it makes
 KINDS = {"labels": "labels.tif", "probability": "probability.tif", "overlay": "overlay.mp4", "tables": "*.csv"}
 #: longest side of the movie [pixel]
@@ -75,7 +77,8 @@ def export_campaign(
         written.append(_overlay(campaign, to / KINDS["overlay"], fps))
     if "tables" in what:
         with writing(to):
-            written += [Path(shutil.copy(campaign.out / name, to / name)) for name in ("particles.csv", "frames.csv")]
+            written += [Path(shutil.copy(campaign.out / name, to / name)) for name in LISTS
+                        if (campaign.out / name).is_file()]
     return written
 
 

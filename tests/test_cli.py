@@ -164,7 +164,8 @@ def test_export_for_fiji_and_origin(finished: Path, tmp_path: Path) -> None:
     assert (video[0, ..., 0].astype(int) - video[0, ..., 2] > 60).any()  # outlines are orange
     assert (tmp_path / "ex" / "particles.csv").read_text() == (finished / "particles.csv").read_text()
     one = call("export", finished, "--to", tmp_path / "two", "--what", "tables")
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["frames.csv", "particles.csv"], one.output
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
+        "frame_quality.csv", "frames.csv", "particles.csv", "verdicts.csv"], one.output
 
 
 def test_demo_makes_a_movie_once_and_compares_with_the_truth(
