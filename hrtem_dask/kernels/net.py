@@ -16,6 +16,9 @@ FIRST_SHELL = 1.2
 #: sine of the smallest angle between two pairs that count as non-collinear; nets seen along low
 #: indices have at least 25 degrees, the arcs of one smeared spot stay below this
 COLLINEAR = float(np.sin(np.radians(12)))
+#: a detected pair this many times the width of a spot from a predicted place is that pair, split or smeared; net
+#: places lie three widths apart at least
+APART = 1.5
 #: only the brightest pairs take part in the search for the net
 MAX_PAIRS = 8
 
@@ -57,8 +60,9 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
                   shell: float = FIRST_SHELL) -> np.ndarray:
     """Places of the first shell where the net of the detected pairs has a pair that was not detected.
 
-    The net is the one that indexes the most pairs, of nets of equal merit the one of the
-    brightest; of a reduced basis all vectors of the first shell are among a, b, a + b and a - b.
+    The net is the one whose pairs together are the brightest, because dim spots that are split or
+    smeared lie on many a net by chance; of a reduced basis all vectors of the first shell are
+    among a, b, a + b and a - b.
 
     Parameters
     ----------
@@ -89,15 +93,15 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
     nothing = np.zeros((0, 2))
     order = np.argsort(power)[::-1]
     bright = g[order[:MAX_PAIRS]]
-    best, merit = None, (0, 0.0)
-    for (i, a), (j, b) in combinations(enumerate(bright), 2):
+    best, merit = None, 0.0
+    for a, b in combinations(bright, 2):
         if _sine(a, b) <= COLLINEAR:
             continue
         basis = _reduced(a, b)
         if np.hypot(*basis[0]) < limits[0]:  # two grains, not one net
             continue
         index, on = _indexed(basis, bright, tolerance / 2)
-        this = (int(on.sum()), float(power[order[i]] + power[order[j]]))
+        this = float(power[order[: len(bright)]][on].sum())
         if this > merit:
             best, merit = (basis, index[on], bright[on]), this
     if best is None:
@@ -109,7 +113,7 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
     flip = (places[:, 0] < 0) | ((places[:, 0] == 0) & (places[:, 1] < 0))
     places = np.where(flip[:, None], -places, places)
     both = np.concatenate([g, -g])
-    free = [np.hypot(*(both - p).T).min() > tolerance for p in places]
+    free = [np.hypot(*(both - p).T).min() > APART * tolerance for p in places]
     return places[free] if len(places) else nothing
 
 

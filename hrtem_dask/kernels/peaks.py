@@ -33,7 +33,7 @@ INTEGRATION = 1.2
 LEAKAGE_SAFETY = 1.1
 #: a maximum this many 1 / diameter from a spot, and below this part of its power, is a part of that spot: facets and
 #: dynamical scattering make the amplitude and the phase of fringes vary over a particle, and its spots have satellites
-SATELLITE_REACH, SATELLITE_POWER = 3.0, 0.25
+SATELLITE_REACH, SATELLITE_POWER = 3.0, 0.5
 #: a spot and its surroundings out to this many 1 / diameter are left out of the noise level
 EXCLUSION = 1.6
 #: a maximum between bins is higher than the highest bin, by no more than this inverse in a padded spectrum
