@@ -29,9 +29,11 @@ def feature_table(folder: Path, name: str, crystal: str | None) -> pd.DataFrame:
     return pd.concat([draws, pd.DataFrame([r or {} for r in rows], index=draws.index)], axis=1)
 
 
-def fit(table: pd.DataFrame, terms: Sequence[str], *, shrinkage: float = SHRINKAGE) -> Logistic:
+def fit(table: pd.DataFrame, terms: Sequence[str], *, shrinkage: float = SHRINKAGE,
+        weight: np.ndarray | None = None) -> Logistic:
     """Logistic regression of "within 2 degree" on terms, by Newton's method; the shrinkage spares the bias."""
-    used = table[table["evenness"].notna()]
+    there = table["evenness"].notna().to_numpy()
+    used, weight = table[there], np.ones(there.sum()) if weight is None else weight[there]
     x = Logistic.columns({c: used[c].to_numpy(float) for t in terms for c in t.split("*")}, tuple(terms))
     mean, scale = x.mean(0), np.maximum(x.std(0), 1e-9)
     x = np.column_stack([np.ones(len(x)), (x - mean) / scale])
@@ -40,12 +42,12 @@ def fit(table: pd.DataFrame, terms: Sequence[str], *, shrinkage: float = SHRINKA
     w = np.zeros(x.shape[1])
     for _ in range(50):
         p = 1 / (1 + np.exp(-x @ w))
-        step = np.linalg.solve((x.T * (p * (1 - p))) @ x + penalty, x.T @ (p - y) + penalty @ w)
+        step = np.linalg.solve((x.T * (weight * p * (1 - p))) @ x + penalty, x.T @ (weight * (p - y)) + penalty @ w)
         w -= step
         if np.abs(step).max() < 1e-8:
             break
-    weight = w[1:] / scale
-    return Logistic(tuple(terms), tuple(float(v) for v in weight), float(w[0] - weight @ mean))
+    slope = w[1:] / scale
+    return Logistic(tuple(terms), tuple(float(v) for v in slope), float(w[0] - slope @ mean))
 
 
 def area(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -6,9 +6,9 @@ draw; once searched without a crystal, once with "Au").
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from hrtem_dask.kernels.crop import masked_crop
-from hrtem_dask.kernels.peaks import find_pairs
-from hrtem_dask.kernels.spectrum import power_spectrum
-from hrtem_dask.simulate.set_store import Sample
+from hrtem_dask.kernels.peaks import find_pairs_many
 
 from .zone_sets import SETS, Shot, microscopes, samples, shoot
 
@@ -35,17 +33,22 @@ OTHERS = ("310", "411", "332", "221", "331", "321")
 
 @dataclass(frozen=True)
 class Plan:
-    """Images of each structure: how many, with what given; the net's masks for the last part of them."""
+    """Images of each structure: how many, with what given.
+
+    Of ``net`` structures one has one image that is cut out by the network's mask; 0 for none.
+    """
 
     draws: int
-    net: float = 0.25
+    net: int = 0
     doses: tuple[float, ...] = ()
     mtf: float = 0.3
 
 
 PLANS = {
-    "fit-series": Plan(8), "fit-random": Plan(8), "test-series": Plan(8), "test-random": Plan(8),
-    "test-3nm": Plan(4, doses=(100.0, 400.0)), "film": Plan(16),
+    "fit-series": Plan(4, net=3), "fit-random": Plan(4, net=3),
+    "test-series": Plan(4, net=2), "test-random": Plan(4, net=2),
+    "test-3nm": Plan(4, doses=(100.0, 400.0)), "test-110": Plan(4, doses=(100.0, 400.0)),
+    "film": Plan(40),
 }
 
 
@@ -64,44 +67,50 @@ def truth_of(info: dict[str, Any]) -> dict[str, Any]:
             "other_tilt": float(other.min()), "place": info["place"]}
 
 
-def measure(name: str, folder: Path, *, plan: Plan | None = None, most: int | None = None) -> None:
+def measure(name: str, folder: Path, *, plan: Plan | None = None, most: int | None = None, workers: int = 1) -> None:
     """Draw, cut out and search the images of a set; writes NAME-draws.parquet and NAME-pairs.parquet."""
-    plan, structures = plan or PLANS[name], samples(name, folder)
+    number = min(len(samples(name, folder)), most or SETS[name].number)
+    tasks = [(name, folder, i, plan or PLANS[name]) for i in range(number)]
     rows, tables = [], []
-    for row, pairs in itertools.chain.from_iterable(
-            _of_structure(name, structures.indices[i], structures.read(i, instances=False), plan)
-            for i in range(min(len(structures), most or len(structures)))):
-        row["draw"] = len(rows)
-        rows.append(row)
-        tables += [p.assign(draw=row["draw"], crystal=c) for c, p in pairs.items()]
+    with ProcessPoolExecutor(workers) as pool:
+        for found in pool.map(_of_structure, tasks, chunksize=4):
+            for row, pairs in found:
+                tables += [p.assign(draw=len(rows), crystal=c) for c, p in pairs.items()]
+                rows.append(row | {"draw": len(rows)})
     pd.DataFrame(rows).to_parquet(folder / f"{name}-draws.parquet")
     pd.concat(tables, ignore_index=True).to_parquet(folder / f"{name}-pairs.parquet")
 
 
-def _of_structure(name: str, index: int, sample: Sample, plan: Plan) -> Iterator[tuple[dict[str, Any], dict]]:
+def _of_structure(task: tuple[str, Path, int, Plan]) -> list[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
+    """What is true of each image of one structure, and the pairs that are found in it."""
+    name, folder, which, plan = task
+    structures = samples(name, folder)
+    sample, index, found = structures.read(which, instances=False), structures.indices[which], []
     truth = truth_of(sample.info["particles"][0]) if sample.info["particles"] else {}
     for i in range(plan.draws):
         rng = np.random.default_rng([SETS[name].seed, 5, index, i])
         microscope = ("corrected", "uncorrected")[i % 2]
         given = {"dose": plan.doses[i // 2 % len(plan.doses)]} if plan.doses else {}
-        shot = shoot(sample, microscopes()[microscope], rng, **given)
-        by_net = bool(truth) and i >= plan.draws * (1 - plan.net)
+        vacuum = not truth and i % 4 < 2
+        seen = replace(sample, wave=np.ones_like(sample.wave)) if vacuum else sample
+        shot = shoot(seen, microscopes()[microscope], rng, **given)
+        by_net = bool(truth) and plan.net > 0 and i == plan.draws - 1 - which % 2 and which // 2 % plan.net == 0
         mask = found_mask(shot) if by_net else shot.mask if truth else disc(shot, rng)
         if mask is None:
             continue
         with_mtf = rng.random() < plan.mtf
         row = truth | {"structure": index, "microscope": microscope, "dose": shot.camera.dose, "by_net": by_net,
                        "pixel_size": shot.pixel_size, "defocus": shot.optics.defocus, "cs": shot.optics.cs,
-                       "with_mtf": with_mtf, "film": sample.info["film_thickness"],
+                       "with_mtf": with_mtf, "film": sample.info["film_thickness"], "vacuum": vacuum,
                        "diameter": 2 * float(np.sqrt(mask.sum() / np.pi)) * shot.pixel_size}
-        yield row, searched(shot, mask, response(shot) if with_mtf else None)
+        found.append((row, searched(shot, mask, response(shot) if with_mtf else None)))
+    return found
 
 
 def searched(shot: Shot, mask: np.ndarray, mtf: Callable[[np.ndarray], np.ndarray] | None) -> dict[str, pd.DataFrame]:
     """Pairs of one particle, without a crystal ("") and with gold."""
-    crop = masked_crop(shot.counts, mask, (shot.pixel_size, shot.pixel_size))
-    spectrum = power_spectrum(crop, mtf=mtf)
-    return {"": find_pairs(crop, spectrum), "Au": find_pairs(crop, spectrum, crystal="Au")}
+    crops = [masked_crop(shot.counts, mask, (shot.pixel_size, shot.pixel_size))]
+    return {name: find_pairs_many(crops, crystal=name or None, mtf=mtf)[0] for name in ("", "Au")}
 
 
 def response(shot: Shot) -> Callable[[np.ndarray], np.ndarray]:

@@ -47,10 +47,12 @@ class Wanted:
 #: what coefficients are fitted on, and beside it what only figures are taken from
 SETS = {
     "fit-series": Wanted(PARTICLE | NAMED, FILM, 600, 9001),
-    "fit-random": Wanted(PARTICLE | {"zone_axis": "any"}, FILM, 200, 9002),
+    "fit-random": Wanted(PARTICLE | {"zone_axis": "any"}, FILM, 100, 9002),
     "test-series": Wanted(PARTICLE | NAMED, FILM, 300, 9101),
     "test-random": Wanted(PARTICLE | {"zone_axis": "any"}, FILM, 100, 9102),
     "test-3nm": Wanted(PARTICLE | NAMED | {"tilt": [0, 10]}, CARBON_3NM, 400, 9103),
+    "test-110": Wanted(PARTICLE | {"zone_axis": "110", "tilt": [0, 10], "diameter": [28, 32], "height": [0.9, 1.0],
+                                   "elongation": [1.0, 1.1]}, CARBON_3NM, 120, 9105),
     "film": Wanted(PARTICLE | {"empty_fraction": 1, "zone_axis": "any"}, FILM | {"absent_fraction": 0}, 30, 9104),
 }
 
