@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import hrtem_dask
 from hrtem_dask.campaign import CampaignConfig, load_campaign, run_campaign
 from hrtem_dask.campaign import units as units_module
+from hrtem_dask.campaign.runner import plan_campaign
 from hrtem_dask.cli import main
 from hrtem_dask.core.errors import InputError
 from hrtem_dask.core.schema import FRAME_QUALITY, VERDICTS
@@ -150,13 +151,23 @@ def test_a_crystal_may_be_a_file(tmp_path: Path, source: Path, model: str) -> No
 
 
 def test_fingerprints_without_the_newer_settings_are_the_old_ones(tmp_path: Path, source: Path, model: str) -> None:
-    from hrtem_dask.campaign.runner import plan_campaign
-
     def segment_keys(**more: object) -> list[str]:
         return [k["segment"] for k in plan_campaign(settings(tmp_path, source, model, **more))[1].keys]
 
     assert segment_keys() == segment_keys(augment=1) == segment_keys(max_ratio=2, track=1)
     assert segment_keys() != segment_keys(augment=4)
+
+
+def test_scores_of_another_calibration_are_made_anew(
+    tmp_path: Path, source: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hrtem_dask.campaign import plan
+
+    run_campaign(settings(tmp_path, source, model, frames="0:2"))
+    (tmp_path / "other.json").write_text("{}")
+    monkeypatch.setattr(plan, "COEFFICIENTS", tmp_path / "other.json")
+    _, again = plan_campaign(settings(tmp_path, source, model, frames="0:2"))
+    assert again.stages == [("particles",)]
 
 
 @pytest.mark.parametrize(("more", "message"), [

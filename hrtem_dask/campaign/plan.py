@@ -14,6 +14,7 @@ import xarray as xr
 from ..core.calibration import grid_of
 from ..io.store import remove_shards
 from ..io.tables import writing
+from ..kernels.zone import COEFFICIENTS
 from ..simulate.own import read_mtf
 from .config import CampaignConfig
 from .layout import PENDING, STATUS, STORE, TABLES, write_status
@@ -143,7 +144,8 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
         particles = fingerprint(
             segment=segment, time=times[span].tolist(), threshold=plan.settings["threshold"],
             min_area=config.min_area, crystal=repr(config.crystal), algorithm=ALGORITHM["particles"],
-            **_contents(config.crystal), **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
+            zone=COEFFICIENTS.read_text(encoding="utf-8"), **_contents(config.crystal),
+            **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
         )
         keys.append({"segment": segment, "particles": particles})
     return keys
