@@ -45,10 +45,10 @@ class Plan:
 
 
 PLANS = {
-    "fit-series": Plan(4, net=3), "fit-random": Plan(4, net=3),
-    "test-series": Plan(4, net=2), "test-random": Plan(4, net=2),
+    "fit-series": Plan(3, net=4), "fit-random": Plan(3, net=4),
+    "test-series": Plan(3, net=3), "test-random": Plan(3, net=3),
     "test-3nm": Plan(4, doses=(100.0, 400.0)), "test-110": Plan(4, doses=(100.0, 400.0)),
-    "film": Plan(40),
+    "film": Plan(20),
 }
 
 
@@ -89,7 +89,7 @@ def _of_structure(task: tuple[str, Path, int, Plan]) -> list[tuple[dict[str, Any
     truth = truth_of(sample.info["particles"][0]) if sample.info["particles"] else {}
     for i in range(plan.draws):
         rng = np.random.default_rng([SETS[name].seed, 5, index, i])
-        microscope = ("corrected", "uncorrected")[i % 2]
+        microscope = ("corrected", "uncorrected")[(i + which) % 2]
         given = {"dose": plan.doses[i // 2 % len(plan.doses)]} if plan.doses else {}
         vacuum = not truth and i % 4 < 2
         seen = replace(sample, wave=np.ones_like(sample.wave)) if vacuum else sample

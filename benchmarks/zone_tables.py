@@ -99,13 +99,16 @@ def _area(t: pd.DataFrame, value: pd.Series) -> float | None:
 
 
 def _interval(t: pd.DataFrame, draws: int = 200) -> str:
-    rng, parts = np.random.default_rng(0), [p for _, p in t.groupby("structure")]
+    rng, score = np.random.default_rng(0), t.score.to_numpy()
+    kind = np.where(t.tilt <= NEAR, 1, np.where(t.tilt.between(*OFF), 0, -1))
+    members = [np.flatnonzero(t.structure == s) for s in t.structure.unique()]
     found = []
     for _ in range(draws):
-        again = pd.concat([parts[i] for i in rng.integers(len(parts), size=len(parts))])
-        found.append(_area(again, again.score))
-    known = [f for f in found if f is not None]
-    return f"{np.quantile(known, 0.16):.3f}-{np.quantile(known, 0.84):.3f}" if known else "–"
+        again = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        on, off = score[again[kind[again] == 1]], score[again[kind[again] == 0]]
+        if len(on) and len(off):
+            found.append(area(on, off))
+    return f"{np.quantile(found, 0.16):.3f}-{np.quantile(found, 0.84):.3f}" if found else "–"
 
 
 @dataclass(frozen=True)
