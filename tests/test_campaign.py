@@ -20,6 +20,8 @@ from hrtem_dask.core.errors import CalibrationError, InputError, MissingInputErr
 from hrtem_dask.core.schema import FRAMES, PARTICLES
 from hrtem_dask.io.tables import read_table
 
+pytestmark = pytest.mark.filterwarnings("ignore:none of")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -239,10 +241,18 @@ def test_a_task_never_asks_the_cluster_for_more(
     """A graph sent from inside a task would wait for a worker that waits for it."""
     write_pngs(tmp_path / "in", 2)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a task computed through the client")
+    from distributed import get_worker
 
     with hrtem_dask.connect("threads", workers=1) as client:
+        usual = type(client).get
+
+        def refuse(*args: object, **options: object) -> object:
+            try:
+                get_worker()
+            except ValueError:  # the runner itself may: it measures the fitness of all frames
+                return usual(*args, **options)
+            raise AssertionError("a task computed through the client")
+
         monkeypatch.setattr(type(client), "get", refuse)
         campaign = run_campaign(settings(tmp_path, model), client=client)
     assert campaign.failed == {}
@@ -263,7 +273,7 @@ def test_tables_and_campaign_json_say_what_ran(tmp_path: Path, model: str) -> No
     assert about["provenance"]["model"]["sha256"] == hrtem_dask.load_model(model).card["sha256"]
     written = json.loads((campaign.out / "campaign.json").read_text())
     steps = [s["stage"] for s in json.loads(written["provenance"])]
-    assert steps[-3:] == ["segment", "label_particles", "analyse_particles"]
+    assert steps[-4:] == ["segment", "label_particles", "analyse_particles", "link_particles"]
     assert written["versions"]["zarr"]
     csv = pd.read_csv(campaign.out / "particles.csv")
     np.testing.assert_allclose(csv.area, campaign.particles.area, rtol=1e-6)
