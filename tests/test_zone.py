@@ -188,12 +188,12 @@ def test_coefficients_say_what_made_them():
 
 
 #: on and off an axis: family, tilt from it [degree]
-SCENES = [(axis, tilt) for axis in ("110", "100", "111") for tilt in (0.3, 0.8, 1.4, 5.5, 6.5, 8.0)]
+SCENES = [(axis, tilt) for axis in ("110", "100", "111") for tilt in (0.4, 1.2, 5.5, 7.0)]
 
 
 @pytest.fixture(scope="module")
 def tilt_series():
-    """Scores, ratios and true tilts of two images of each of 18 particles that nothing was fitted on."""
+    """Scores, ratios and true tilts of two images of each of 12 particles that nothing was fitted on."""
     rows = []
     for i, (axis, tilt) in enumerate(SCENES):
         recipe = load_recipe({
@@ -229,7 +229,7 @@ def test_shipped_coefficients_tell_on_from_off(tilt_series, crystal):
 
 def test_the_axis_of_particles_on_one_is_found(tilt_series):
     on = tilt_series[(tilt_series.truth < 2) & (tilt_series.score > 0)]
-    assert len(on) >= 24
+    assert len(on) >= 16
     assert (on.axis.str.strip("[]") == on.zone).mean() >= 0.9
 
 
