@@ -34,7 +34,7 @@ MOTION: dict[str, Any] = {"tilt": 4.5, "time": 3.0, "spin": 1.0, "wander": 0.2, 
 OPTICS: dict[str, Any] = {"defocus": 120.0, "cs": -1e5, "focal_spread": 35.0, "convergence": 1e-4,
                           "absorption_length": 300.0, "blur": 0.4}
 #: the movie of the demo, see `hrtem_dask.simulate.movie`, and which part of its frames is spoilt
-MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 120, "seed": 6, "shape": (480, 480), "pixel_size": 0.25,
+MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 120, "seed": 2, "shape": (480, 480), "pixel_size": 0.25,
                          "dose": 200.0, "frame_time": 0.05, "drift": 0.06}
 SPOILT = {"blurred": 0.02, "saturated": 0.01, "empty": 0.01}
 #: the network and the crystal that it is analysed with
