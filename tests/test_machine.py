@@ -129,7 +129,7 @@ import numpy as np, dask
 import hrtem_dask
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.networks import evaluate, load_model
-model = hrtem_dask.load_model("au-particles")
+model = hrtem_dask.load_model("au-particles-msd")
 movie = make_movie(np.random.default_rng(0).poisson(50, (2, 96, 80)), pixel_size=0.5)
 probability = hrtem_dask.segment(movie, model)
 result = probability.compute(scheduler=sys.argv[1])
