@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.schema import PARTICLES
+from ..core.schema import PARTICLES, PEAK_PAIRS
 from .crop import masked_crop
 from .net import FIRST_SHELL, peak_ratio, span_plane
 from .peaks import find_pairs_many
@@ -92,10 +92,12 @@ def find_spots(cuts: Sequence[Cut], pixel_size: tuple[float, float], *, crystal:
     Returns
     -------
     list of Spots
-        In any order.
+        In any order; the angles are those in pixels of positive steps (see `particle_table`). Particles without
+        a finite pixel have no pairs.
     """
-    out = []
-    for batch in _batches(cuts):
+    known = [bool(np.isfinite(cut.image[cut.mask]).any()) for cut in cuts]
+    out = [_spots_of(cut, PEAK_PAIRS.empty(), pixel_size, crystal) for cut, k in zip(cuts, known, strict=True) if not k]
+    for batch in _batches([cut for cut, k in zip(cuts, known, strict=True) if k]):
         for cut in batch:
             if cut.part:
                 log.warning("particle %d is wider than a tile of the frame: its spots are looked for in the %d x %d "
@@ -221,5 +223,9 @@ def particle_table(found: Found, spots: Iterable[Spots], frame: int, time: float
     if not len(found.table):
         return PARTICLES.empty()
     measured = pd.DataFrame(list(spots), columns=list(Spots._fields))
+    if found.mirrored:  # one axis runs backwards, and directions are those of the coordinates
+        for name in ("g_angle", "g_angle_2"):
+            angle = -measured[name].to_numpy(np.float64)
+            measured[name] = np.where(angle <= -np.pi / 2, angle + np.pi, angle)
     table = found.table.merge(measured, on="particle", how="left", validate="one_to_one")
     return PARTICLES.coerce(table.assign(frame=frame, time=time))

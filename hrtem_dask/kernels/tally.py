@@ -127,11 +127,14 @@ class Found:
         Top, left, and one beyond bottom and right, of the pixels in which spot pairs are looked for.
     large : ndarray of bool, shape (n,)
         Whether that is one tile only, as the particle with its surroundings is wider than `TILE`.
+    mirrored : bool
+        Whether one axis of the frame runs backwards, which turns angles of pixels round.
     """
 
     table: pd.DataFrame
     cut: np.ndarray
     large: np.ndarray
+    mirrored: bool = False
 
     def rows(self, inside: np.ndarray | slice = slice(None)) -> Iterator[tuple[int, list[int], bool]]:
         """Label, cut and largeness of the particles that a mask over the rows chooses."""
@@ -184,7 +187,7 @@ def add_up(tallies: Sequence[Tally], shape: tuple[int, int], *, y0: float, x0: f
     large = ((cut[:, 2:] - cut[:, :2]) > tile).any(axis=1)
     if large.any():
         cut[large] = _fullest(tallies, code, shape, tile)[large]
-    return Found(table, cut, large)
+    return Found(table, cut, large, mirrored=dy * dx < 0)
 
 
 def _by_place(tallies: Sequence[Tally]) -> list[list[Edges]]:
