@@ -8,12 +8,35 @@ import xarray as xr
 
 from ..core.errors import InputError
 
-__all__ = ["lazy_pixels", "on_grid_of", "particle_class"]
+__all__ = ["frames_and_times", "lazy_pixels", "on_grid_of", "particle_class"]
 
 
 def lazy_pixels(data: xr.DataArray, chunks: tuple[int, int, int]) -> da.Array:
     """Lazy pixels; a numpy array in memory is cut up, not copied into the graph at once."""
     return data.data if isinstance(data.data, da.Array) else da.from_array(data.values, chunks=chunks)
+
+
+def frames_and_times(movie: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Number (int64) and time [second] of each frame; counted from 0 and nan where the movie does not say.
+
+    Raises
+    ------
+    InputError
+        If the frames have no whole numbers, or the times are dates.
+    """
+    n = movie.sizes["frame"]
+    frames = movie["frame"].values if "frame" in movie.coords else np.arange(n)
+    if frames.dtype.kind not in "iuf" or not (np.isfinite(frames) & (frames == np.floor(frames))).all():
+        raise InputError(f"the coordinate frame holds {frames.dtype}, as {frames[:3].tolist()}; expected whole "
+                         f"numbers. Number the frames: movie.assign_coords(frame=range({n}))")
+    times = movie["time"].values if "time" in movie.coords else np.full(n, np.nan)
+    if times.dtype.kind == "m":
+        times = times / np.timedelta64(1, "s")
+    if times.dtype.kind not in "biuf" or times.shape != (n,):
+        raise InputError(f"the coordinate time holds {times.dtype} of the shape {times.shape}; expected seconds, one a "
+                         f"frame. Of dates: movie.assign_coords(time=(movie.time - movie.time[0]) / "
+                         f"numpy.timedelta64(1, 's'))")
+    return frames.astype(np.int64), times.astype(np.float64)
 
 
 def on_grid_of(movie: xr.DataArray, data: xr.DataArray, what: str) -> xr.DataArray:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..core.calibration import check_pixel_size
+from ..core.checks import check_mtf, check_number
 from ..core.errors import InputError
 from ..kernels import net
 from ..kernels.peaks import peak_pairs
@@ -80,7 +82,7 @@ def fourier_peak_pairs(
     Raises
     ------
     InputError
-        If the image is not 2-D, the mask does not fit or is empty, the crystal is unknown, or the
+        If the image is not 2-D, the mask does not fit, is empty or a probability, the crystal is unknown, or the
         given limits leave nothing to search.
     MissingInputError, ReadError
         If there is no such structure file, or ASE cannot read it.
@@ -97,13 +99,37 @@ def fourier_peak_pairs(
     >>> pairs.d_spacing.round(2).tolist(), pairs.detected.tolist(), round(peak_ratio(pairs))
     ([2.36, 2.35], [True, True], 1)
     """
-    if d_range is not None and (np.shape(d_range) != (2,) or not 0 < min(d_range) < max(d_range)):
+    if d_range is not None and not _are_limits(d_range):
         raise InputError(f"d_range is {d_range!r}; expected two different positive spacings in angstrom, as (1.0, 3.6)")
-    if not 0 < alpha < 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha!r}; expected a probability between 0 and 1, as 0.01")
-    return peak_pairs(np.asarray(image), None if mask is None else np.asarray(mask), check_pixel_size(pixel_size),
+    if taper is not None:
+        check_number("taper", taper, "angstrom", above=0)
+    if information_limit is not None:
+        check_number("information_limit", information_limit, "angstrom", above=0)
+    check_mtf(mtf)
+    image = np.asarray(image)
+    if image.dtype.kind not in "biuf":
+        raise InputError(f"the image holds {image.dtype}; expected real numbers, as movie[0]. Of complex ones take "
+                         f"numpy.abs(image) or image.real")
+    return peak_pairs(image, None if mask is None else _as_mask(mask), check_pixel_size(pixel_size),
                       crystal=crystal, mtf=mtf, d_range=d_range, alpha=alpha, taper=taper,
                       information_limit=information_limit)
+
+
+def _are_limits(d_range: Any) -> bool:
+    values = np.asarray(d_range)
+    return (values.shape == (2,) and values.dtype.kind in "iuf" and bool(np.isfinite(values).all())
+            and 0 < values.min() < values.max())
+
+
+def _as_mask(mask: Any) -> np.ndarray:
+    """Bool, or whole numbers of which 0 is outside; a probability is positive everywhere, and no mask."""
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "biu" and (mask.dtype.kind != "f" or not np.isin(mask, (0, 1)).all()):
+        raise InputError(f"the mask holds {mask.dtype} other than 0 and 1; expected True inside the particle and False "
+                         f"outside. Of a probability: mask=probability > 0.5; of labels: mask=labels == 1")
+    return mask
 
 
 def peak_ratio(pairs: pd.DataFrame, *, shell: float = net.FIRST_SHELL, of: str = "intensity") -> float:

@@ -14,7 +14,7 @@ import xarray as xr
 from scipy import optimize
 
 from ..core.calibration import has_calibration, pixel_size_of
-from ..core.checks import check_number
+from ..core.checks import check_mtf, check_number
 from ..core.errors import InputError
 from ..core.provenance import record
 from ..core.schema import FRAME_QUALITY
@@ -29,6 +29,7 @@ from ..kernels.frame_quality import (
     window_side,
 )
 from ..kernels.motion_blur import Blur, compare_frames
+from .aligned import frames_and_times
 
 __all__ = ["QUALITY_REASONS", "frame_quality"]
 
@@ -117,9 +118,8 @@ def frame_quality(
     >>> table.reason.tolist(), table.saturated.tolist()[2] > 1000
     (['empty', 'empty', 'saturated'], True)
     """
-    pixel_size = _check(movie, spacing, min_sharpness, max_saturated, max_unknown)
-    frames = movie["frame"].values if "frame" in movie.coords else np.arange(movie.sizes["frame"])
-    times = movie["time"].values if "time" in movie.coords else np.full(len(frames), np.nan)
+    pixel_size = _check(movie, mtf, spacing, min_sharpness, max_saturated, max_unknown)
+    frames, times = frames_and_times(movie)
     data = movie.data if isinstance(movie.data, da.Array) else da.from_array(movie.values, chunks=(1, -1, -1))
     window = tuple(window_side(n, p) for n, p in zip(data.shape[1:], pixel_size or (None, None), strict=True))
     bins = bins_of(window, pixel_size, mtf)
@@ -135,7 +135,7 @@ def frame_quality(
     return table
 
 
-def _check(movie: Any, spacing: float, min_sharpness: float, max_saturated: float,
+def _check(movie: Any, mtf: Any, spacing: float, min_sharpness: float, max_saturated: float,
            max_unknown: float) -> tuple[float, float] | None:
     if not isinstance(movie, xr.DataArray) or movie.dims != ("frame", "y", "x"):
         raise InputError(f"found {getattr(movie, 'dims', type(movie).__name__)}; expected a movie with the dims "
@@ -145,6 +145,7 @@ def _check(movie: Any, spacing: float, min_sharpness: float, max_saturated: floa
         raise InputError(f"the movie has the shape {movie.shape}; expected at least one frame and one pixel")
     if movie.dtype.kind not in "biuf":
         raise InputError(f"the movie holds {movie.dtype}; expected real numbers")
+    check_mtf(mtf)
     check_number("spacing", spacing, "angstrom", above=0)
     for name, value in (("min_sharpness", min_sharpness), ("max_saturated", max_saturated),
                         ("max_unknown", max_unknown)):

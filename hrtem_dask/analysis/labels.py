@@ -117,7 +117,10 @@ def _label(mask: da.Array, min_pixels: float) -> da.Array:
 
 
 def _label_task(mask: np.ndarray, min_pixels: float) -> np.ndarray:
-    return np.stack([kernel.label_frame(frame, min_pixels) for frame in mask])
+    out = np.empty(mask.shape, np.int32)
+    for i, frame in enumerate(mask):
+        out[i] = kernel.label_frame(frame, min_pixels)
+    return out
 
 
 def _label_blocks(mask: da.Array, min_pixels: float) -> da.Array:

@@ -13,11 +13,14 @@ import xarray as xr
 from dask.delayed import Delayed
 
 from ..core.calibration import grid_of
+from ..core.checks import check_mtf, check_number
 from ..core.errors import InputError
 from ..core.schema import PARTICLES
 from ..kernels import tally
+from ..kernels.crystal import d_spacings
 from ..kernels.particle import measure_particles
-from .aligned import lazy_pixels, on_grid_of, particle_class
+from ..kernels.peaks import D_RANGE
+from .aligned import frames_and_times, lazy_pixels, on_grid_of, particle_class
 from .labels import check_options, label_particles
 from .particle_graph import FrameTask, frame_table
 
@@ -104,6 +107,7 @@ def analyse_particles(
     if not isinstance(movie, xr.DataArray) or movie.dims != ("frame", "y", "x"):
         raise InputError(f"the movie has the dims {getattr(movie, 'dims', type(movie).__name__)}; expected "
                          f"('frame', 'y', 'x'). Of a focal series take one image: movie.isel(defocus=0)")
+    _check(movie, crystal, mtf, frames_per_partition)
     grid = grid_of(movie)
     certain = particle_class(on_grid_of(movie, probability, "probability"))
     large = grid.ny * grid.nx > PARTITION_PIXELS
@@ -114,8 +118,7 @@ def analyse_particles(
     if labels is not None and (labels.dims != ("frame", "y", "x") or not np.issubdtype(labels.dtype, np.integer)):
         raise InputError(f"labels have the dims {labels.dims} and the dtype {labels.dtype}; expected integers with "
                          f"the dims ('frame', 'y', 'x'), as label_particles(probability) returns")
-    frames = movie["frame"].values if "frame" in movie.coords else np.arange(movie.sizes["frame"])
-    times = movie["time"].values.astype(np.float64) if "time" in movie.coords else np.full(len(frames), np.nan)
+    frames, times = frames_and_times(movie)
     where = {"y0": grid.y0, "x0": grid.x0, "dy": grid.dy, "dx": grid.dx}
     spots = {"crystal": crystal, "mtf": mtf}
     if large:
@@ -128,6 +131,19 @@ def analyse_particles(
     if not parts:
         return dd.from_pandas(PARTICLES.empty(), npartitions=1)
     return dd.from_delayed(parts, meta=PARTICLES.empty(), verify_meta=False)
+
+
+def _check(movie: xr.DataArray, crystal: Any, mtf: Any, frames_per_partition: int | None) -> None:
+    """Refuse now what a worker would stumble over later."""
+    if 0 in movie.shape[1:]:
+        raise InputError(f"the movie has the shape {movie.shape}; expected at least one pixel")
+    if movie.dtype.kind not in "biuf":
+        raise InputError(f"the movie holds {movie.dtype}; expected real numbers")
+    if crystal is not None:
+        d_spacings(crystal, *D_RANGE)
+    check_mtf(mtf)
+    if frames_per_partition is not None:
+        check_number("frames_per_partition", frames_per_partition, least=1, whole=True)
 
 
 def _large(movie: xr.DataArray, probability: xr.DataArray, labels: xr.DataArray | None, task: FrameTask,

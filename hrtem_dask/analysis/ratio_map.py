@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ..core.calibration import grid_of
-from ..core.checks import check_number
+from ..core.checks import check_mtf, check_number
 from ..core.errors import InputError
 from ..core.provenance import record
 from ..kernels.blend import Windows
@@ -125,6 +125,7 @@ def peak_ratio_map(
     if by not in ("window", "particle"):
         raise InputError(f"by is {by!r}; expected 'window' or 'particle'")
     check_number("threshold", threshold)
+    check_mtf(mtf)
     grid = grid_of(movie)
     certain = particle_class(on_grid_of(movie, probability, "probability"))
     for what, data in (("movie", movie), ("probability", certain)):

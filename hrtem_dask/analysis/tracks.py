@@ -10,7 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
-from ..core.checks import check_number
+from ..core.checks import check_frames, check_number
 from ..core.errors import InputError
 from ..core.schema import TRACKS
 from ..kernels.linking import LinkRules, Sight, Tracks, link_frame
@@ -143,20 +143,24 @@ def _link_batch(before: Batch, part: pd.DataFrame | None) -> tuple[Batch, pd.Dat
 
 def _link_rows(tracks: Tracks, rows: pd.DataFrame, rules: LinkRules) -> tuple[Tracks, dict[str, np.ndarray]]:
     """Link the frames of a table that is in their order."""
-    frame = rows["frame"].to_numpy()
-    _, first, count = np.unique(frame, return_index=True, return_counts=True)
+    _check_twice(rows)
+    # in the order of labels, so that the tracks have the same numbers however the rows of a frame are sorted
+    order = np.lexsort((rows["particle"].to_numpy(), rows["frame"].to_numpy()))
+    rows = rows.iloc[order]
+    _, first, count = np.unique(rows["frame"].to_numpy(), return_index=True, return_counts=True)
     at = rows[["y", "x"]].to_numpy(np.float64)
     sights = Sight(at, rows["area"].to_numpy(np.float64), _column(rows, "touches_border", False).astype(bool),
                    *(np.stack([_column(rows, pair[k], np.nan) for pair in PAIRS], axis=1) for k in (0, 1)))
-    _check_twice(rows)
     track, rotation, drift = np.zeros(len(rows), np.int64), np.zeros(len(rows)), np.zeros((len(rows), 2))
     for i, n in zip(first.tolist(), count.tolist(), strict=True):
         s = slice(i, i + n)
         sight = Sight(at[s], sights.area[s], sights.cut[s], sights.angle[s], sights.spacing[s])
         tracks, track[s], rotation[s] = link_frame(tracks, sight, rules)
         drift[s] = tracks.drift
-    return tracks, {"track": track, "drift_y": drift[:, 0], "drift_x": drift[:, 1], "y_field": at[:, 0] - drift[:, 0],
-                    "x_field": at[:, 1] - drift[:, 1], "rotation": rotation}
+    columns = {"track": track, "drift_y": drift[:, 0], "drift_x": drift[:, 1], "y_field": at[:, 0] - drift[:, 0],
+               "x_field": at[:, 1] - drift[:, 1], "rotation": rotation}
+    back = np.argsort(order, kind="stable")
+    return tracks, {name: column[back] for name, column in columns.items()}
 
 
 def _column(rows: pd.DataFrame, name: str, missing: float) -> np.ndarray:
@@ -179,6 +183,7 @@ def _check_columns(columns: pd.Index) -> None:
 
 
 def _check_rows(rows: pd.DataFrame, last: float) -> None:
+    check_frames("the table of particles", rows["frame"])
     frame = rows["frame"].to_numpy()
     if frame[0] < last or (np.diff(frame) < 0).any():
         raise InputError(f"frame {int(frame.min())} comes after frame {int(max(last, frame.max()))} in the dask table; "

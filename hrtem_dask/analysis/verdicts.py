@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.checks import check_number
+from ..core.checks import check_frames, check_number
 from ..core.errors import InputError
 from ..core.provenance import record
 from ..core.schema import VERDICTS
@@ -113,7 +113,9 @@ def filter_frames(
     fit = out["reason"].isna().to_numpy() & np.isfinite(out["peak_ratio"].to_numpy())
     if max_ratio is not None:
         fit &= out["peak_ratio"].to_numpy() <= max_ratio
-    score = np.nan_to_num(out["score"].to_numpy(), nan=-1.0)
+    score = out["score"].to_numpy()
+    if max_false_keep is not None:  # of an unknown score nothing can be expected
+        fit &= np.isfinite(score)
     asked = {"max_ratio": max_ratio, "min_score": min_score, "track": number}
     if min_score is not None:
         fit &= score >= min_score
@@ -159,6 +161,7 @@ def _checked(particles: Any) -> pd.DataFrame:
     if missing:
         raise InputError(f"the table of particles lacks the columns {missing}; found {list(table.columns)}. Expected "
                          f"that of analyse_particles(movie, probability)")
+    check_frames("the table of particles", table["frame"])
     double = table[table.duplicated(["frame", "particle"])]
     if len(double):
         row = double.iloc[0]
@@ -184,7 +187,7 @@ def _followed(table: pd.DataFrame, track: int | None) -> tuple[pd.DataFrame, int
         if not len(sums):
             return linked, None
         track = sums.idxmax()
-    elif isinstance(track, bool) or track not in sums.index:
+    elif isinstance(track, bool) or np.ndim(track) or track not in sums.index:
         largest = [int(t) for t in sums.sort_values(ascending=False).index[:5]]
         raise InputError(f"there is no track {track!r}; found {len(sums)}, the largest are {largest}. Leave track out "
                          f"to follow the largest")
@@ -228,6 +231,7 @@ def _frame_reasons(frames: Any) -> pd.DataFrame:
         found = list(table.columns) if isinstance(table, pd.DataFrame) else type(frames).__name__
         raise InputError(f"frames is {found}; expected a table with the columns frame and reason, as "
                          f"frame_quality(movie) returns it")
+    check_frames("frames", table["frame"])
     if table["frame"].duplicated().any():
         raise InputError(f"frames has frame {int(table.loc[table['frame'].duplicated(), 'frame'].iloc[0])} twice; "
                          f"expected a row a frame")
