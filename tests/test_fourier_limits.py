@@ -142,6 +142,12 @@ class TestDefects:
         out[70:110, 55] = 20 * image.max()  # a piece of a hot column: a streak in Fourier space
         return out
 
+    def crossed(self, image, rows, columns):
+        out = image.copy()
+        out[rows] = 0
+        out[:, columns] = 65535
+        return out
+
     def test_defects_neither_hide_spots_nor_become_some(self):
         rng = np.random.default_rng(5)
         n, mask, hidden, wrong = 140, disc(140, 45), 0, 0
@@ -169,6 +175,22 @@ class TestDefects:
             filled, lost = mend(image.astype(float), np.ones((n, n), bool))
             assert (filled != image).sum() <= 2
             assert not lost.any()
+
+    def test_dead_rows_and_columns_do_not_become_spots(self, rng):
+        inside = disc(160, 45)
+        noise = rng.poisson(50.0, (160, 160))
+        signal = rng.poisson(50 + fringes((160, 160), SQUARE, (10, 6)) * inside)
+        expected = fourier_peak_pairs(signal, inside, pixel_size=PX)
+        for rows, columns in (([80], []), ([], [70, 71]), ([60], [90])):
+            empty, pairs = (fourier_peak_pairs(self.crossed(image, rows, columns), inside, pixel_size=PX)
+                            for image in (noise, signal))
+            assert empty.empty
+            np.testing.assert_allclose(pairs.d_spacing, expected.d_spacing, rtol=0.005)
+            assert peak_ratio(pairs) == pytest.approx(peak_ratio(expected), rel=0.1)
+        sound = fringes((160, 160), SQUARE[:1], (10,))  # every row holds one value
+        few = rng.poisson(0.01, (160, 160)).astype(float)
+        for image in (sound, few):
+            np.testing.assert_array_equal(mend(image, inside)[0], image)
 
     def test_a_patch_that_is_lost_gets_no_weight(self, rng):
         image = rng.poisson(50 + fringes((120, 120), SQUARE, [12, 12])).astype(float)

@@ -29,13 +29,18 @@ PASSES = 3
 SPARE = 3
 #: a pixel is filled from its neighbours where at least so many of the eight are good
 NEIGHBOURS = 4
+#: at least so many pixels that all hold one value are a line that does not count, unless more than this part of the
+#: lines are so: then it is the image, such as one without noise
+LINE, MOST_LINES = 16, 0.1
+#: part of a line's pixels that hold its value: another line may cross it
+ALL = 0.95
 
 _NEAR = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)])
 _RING = np.array([(a, b) for a in range(-2, 3) for b in range(-2, 3) if max(abs(a), abs(b)) == 2])
 
 
 def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fill single pixels that are dead, hot or not finite.
+    """Fill single pixels that are dead, hot or not finite, and rows and columns that hold one value all along.
 
     Parameters
     ----------
@@ -57,6 +62,7 @@ def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray
     >>> bool(filled[20, 20] < 80), bool(filled[5, 7] < 80), bool(lost.any()), int((filled != image).sum())
     (True, True, False, 2)
     """
+    values = _without_lines(values)
     for _ in range(PASSES):
         lost = ~np.isfinite(values)
         if lost.all():
@@ -67,6 +73,24 @@ def mend(values: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray
         if not i.size:
             break
     return values, ~np.isfinite(values)
+
+
+def _without_lines(values: np.ndarray) -> np.ndarray:
+    """The image with nan in rows and columns that hold one value all along, but what most pixels hold."""
+    out = values
+    for lines in (values, values.T):
+        n, length = lines.shape
+        if length < LINE:
+            continue
+        first = lines[:, 0]
+        same = np.flatnonzero((first == lines[:, length // 2]) & (first == lines[:, -1]))
+        same = same[(lines[same] == first[same, None]).mean(axis=1) >= ALL]
+        if not 0 < same.size <= MOST_LINES * n:
+            continue
+        usual = np.nanmedian(values)  # of few electrons most pixels hold none
+        out = out.copy() if out is values else out
+        (out if lines is values else out.T)[same[first[same] != usual]] = np.nan
+    return out
 
 
 def _filled(values: np.ndarray, plain: np.ndarray, lost: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
