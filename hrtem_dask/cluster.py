@@ -91,7 +91,7 @@ def _client(where: str, workers: int | None, timeout: float, stack: contextlib.E
     from distributed import Client
 
     if where in ("local", "threads"):
-        cluster = stack.enter_context(_local_cluster(where == "local", workers))
+        cluster = stack.enter_context(_closed_late(_local_cluster(where == "local", workers)))
     elif where == "cuda":
         cluster = stack.enter_context(_cuda_cluster(workers))
     elif where.startswith("slurm:"):
@@ -137,6 +137,18 @@ def local_workers(workers: int | None = None) -> tuple[int, int]:
         log.warning("each of %d worker(s) has %.2f GB of memory; a tile takes about 1 GB: ask for fewer workers, or "
                     "set a smaller tile= in segment", n, limit / 1e9)
     return n, limit
+
+
+@contextlib.contextmanager
+def _closed_late(cluster: Any) -> Iterator[Any]:
+    """Close a cluster at the end; on a busy machine that may take longer than Dask waits. All results are there then."""
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close()
+        except TimeoutError as error:
+            log.warning("the workers take long to end (%s); they end by themselves", error or "timed out")
 
 
 def _local_cluster(processes: bool, workers: int | None) -> Any:

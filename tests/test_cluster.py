@@ -225,3 +225,20 @@ def test_workers_share_the_memory_there_is(
     workers, memory = cluster.local_workers()
     assert (workers, memory / 2**30) == (expected[0], pytest.approx(expected[1], rel=0.01))
     assert cluster.local_workers(3)[0] == 3
+
+
+def test_a_cluster_that_closes_late_loses_no_result(monkeypatch, caplog):
+    from distributed import LocalCluster
+
+    close = LocalCluster.close
+
+    def late(self, *args, **kwargs):
+        close(self, *args, **kwargs)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", late)
+    with connect("threads", workers=1) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert "take long to end" in caplog.text
+    with pytest.raises(ValueError, match="mine"), connect("threads", workers=1):
+        raise ValueError("mine")
