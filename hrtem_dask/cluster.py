@@ -141,7 +141,7 @@ def local_workers(workers: int | None = None) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _closed_late(cluster: Any) -> Iterator[Any]:
-    """Close a cluster at the end; on a busy machine that may take longer than Dask waits. All results are there then."""
+    """Close a cluster at the end; on a busy machine that may take longer than Dask waits.."""
     try:
         yield cluster
     finally:
