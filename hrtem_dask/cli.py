@@ -167,7 +167,7 @@ def inspect(sources: tuple[str, ...], guess: str | None, **asked: Any) -> None:
               help="Blend windows that overlap by half instead of trimming a halo; four times the work.")
 @click.option("--window-size", type=click.IntRange(1), help="Side of these windows [network pixel].")
 @click.option("--augment", type=click.Choice(["1", "4", "8"]), default="1", show_default=True,
-              help="Mean over so many turned and mirrored images: better in noise, so many times the work.")
+              help="Mean over so many turned and mirrored images: steadier, so many times the work.")
 @click.option("--mtf", type=click.Path(), help="MTF of the camera (hrtem-dask fit-mtf), for the spot pairs.")
 @click.option("--max-ratio", type=float, help="List frames as readable whose particle has at most this peak ratio.")
 @click.option("--min-score", type=float, help="List frames as readable whose particle has at least this zone axis "

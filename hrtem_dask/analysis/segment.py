@@ -85,8 +85,8 @@ def segment(
         trained for.
     augment : int
         Orientations in which every tile is evaluated, the logits averaged: 1, the 4 quarter turns, or 8,
-        those and their mirror images (test-time augmentation). More accurate, the more so at low dose,
-        and as many times slower.
+        those and their mirror images (test-time augmentation); as many times slower. On hard simulated
+        scenes it helped an MSD-net, and changed the U-Net by less than 0.01 in Dice.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """The mean over what a network says of an image and of its turned and mirrored copies.
 
 No direction is special in a micrograph, but a network that was trained for a finite time answers
-a little differently to a turned image. The mean over the turned copies has less of that: it is
-more accurate, at as many times the work. Elsewhere this is called test-time augmentation.
+a little differently to a turned image. The mean over the turned copies has less of that, at as
+many times the work. Elsewhere this is called test-time augmentation.
 """
 
 from __future__ import annotations
