@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..core.errors import InputError
 
-__all__ = ["FIRST_SHELL", "missing_pairs", "peak_ratio", "span_plane"]
+__all__ = ["FIRST_SHELL", "missing_pairs", "peak_ratio", "reduced", "span_plane"]
 
 #: abs(g) up to this multiple of the smallest belongs to the first shell (Au [110]: 200 / 111 = 1.155)
 FIRST_SHELL = 1.2
@@ -32,7 +32,7 @@ def _sine(a: np.ndarray, b: np.ndarray) -> float:
     return abs(a[0] * b[1] - a[1] * b[0]) / max(float(np.hypot(*a) * np.hypot(*b)), 1e-300)
 
 
-def _reduced(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def reduced(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Shortest basis of the net of two vectors (Gauss-Lagrange reduction)."""
     for _ in range(50):
         if a @ a > b @ b:
@@ -97,7 +97,7 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
     for a, b in combinations(bright, 2):
         if _sine(a, b) <= COLLINEAR:
             continue
-        basis = _reduced(a, b)
+        basis = reduced(a, b)
         if np.hypot(*basis[0]) < limits[0]:  # two grains, not one net
             continue
         index, on = _indexed(basis, bright, tolerance / 2)
@@ -106,7 +106,7 @@ def missing_pairs(g: np.ndarray, power: np.ndarray, *, tolerance: float, limits:
             best, merit = (basis, index[on], bright[on]), this
     if best is None:
         return nothing
-    a, b = _reduced(*_fitted(*best))
+    a, b = reduced(*_fitted(*best))
     places = np.array([a, b, a + b, a - b])
     length = np.hypot(*places.T)
     places = places[(length <= shell * length.min()) & (length >= limits[0]) & (length <= limits[1])]

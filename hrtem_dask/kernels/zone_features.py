@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .net import FIRST_SHELL, span_plane
-from .zone_net import Fit, rank_zones, reduced
+from .net import FIRST_SHELL, reduced, span_plane
+from .zone_net import Fit, rank_zones
 
 __all__ = ["CRYSTAL", "PLAIN", "zone_features"]
 

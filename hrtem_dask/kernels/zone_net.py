@@ -13,7 +13,7 @@ import numpy as np
 
 from .crystal import UnitCell, unit_cell
 
-__all__ = ["MAX_INDEX", "Fit", "ZoneNet", "fit_net", "rank_zones", "reduced", "zone_nets"]
+__all__ = ["MAX_INDEX", "Fit", "ZoneNet", "fit_net", "rank_zones", "zone_nets"]
 
 #: zone axes are looked for up to this index: of cubic crystals, of others (which have more that differ)
 MAX_INDEX = (4, 3)
@@ -83,18 +83,6 @@ def _nets(cell: bytes, numbers: bytes, places: bytes, periodic: tuple[bool, bool
         if net is not None:
             found.setdefault(_fingerprint(net.spots), net)
     return tuple(found.values())
-
-
-def reduced(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Shortest basis of the net of two vectors (Gauss-Lagrange reduction)."""
-    for _ in range(50):
-        if a @ a > b @ b:
-            a, b = b, a
-        n = np.rint(a @ b / (a @ a))
-        if n == 0:
-            break
-        b = b - n * a
-    return np.array([a, b])
 
 
 def _axes(highest: int, cubic: bool) -> Iterator[tuple[int, int, int]]:
