@@ -105,7 +105,9 @@ def test_by_window_what_is_held_grows_with_a_side_of_the_frame_not_with_its_area
 def test_by_particle_a_frame_waits_as_runs_of_labels(monkeypatch):
     side = 768
     most = held((side, side), "particle", monkeypatch)[0].most
-    assert most < side**2, most  # frame and probability take 6 byte a pixel, labels 4
+    # Frame and probability take 6 byte a pixel, labels 4. In which order dask takes equal tasks depends on the hash
+    # seed of the process: 0.6 byte a pixel for most seeds, 1.16 at most for 40 of them.
+    assert most < 2 * side**2, most
 
 
 def test_the_benchmark_maps_what_it_makes(tmp_path):
