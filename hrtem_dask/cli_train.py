@@ -79,6 +79,11 @@ def simulate(recipe: str, store: Path | None, n: int | None, seed: int | None, w
               help="Highest one; 0.01 for an MSD-net, 0.005 for a U-Net.")
 @click.option("--outline", default="half-thickness", show_default=True, type=click.Choice(["half-thickness", "atoms"]),
               help="What the network learns to outline: the half-contrast line, or all projected atoms.")
+@click.option("--classes", default="particle", show_default=True, callback=lambda _context, _option, text:
+              tuple(text.replace(",", " ").split()),
+              help='What to learn: "particle", or classes of columns as "column" or "mo,s2,s1,empty".')
+@click.option("--network-pixel-size", type=click.FloatRange(0, min_open=True),
+              help="At which the network works, in angstrom; 0.5 for particles, 0.2 for columns.")
 @click.option("--start", help="Weights to begin with: a file or a shipped name.")
 @click.option("--scores/--no-scores", default=True, show_default=True,
               help="Measure the held-out fields by dose afterwards (a few minutes).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,17 +155,20 @@ def network_pixel_size(card: Mapping[str, Any], pixel_size: tuple[float, float])
     return tuple(float(min(max(p, low), high)) for p in pixel_size)
 
 
-def of_recipe(recipe: Any) -> dict[str, Any]:
+def of_recipe(recipe: Any, columns: Sequence[str] = ()) -> dict[str, Any]:
     """What a card says of the images that a network was trained for.
 
     Parameters
     ----------
     recipe : hrtem_dask.simulate.Recipe
+    columns : sequence of str
+        Classes of columns that it learnt; none where it learnt particles.
     """
     imaging = recipe.imaging
     over = -imaging.defocus.high / 3 if imaging.overfocus_fraction else imaging.defocus.low
     return {
-        "task": "Particles of metal on a support: the probability that a pixel shows one",
+        "task": f"Columns of atoms in projection: a hill of height 1 around each ({', '.join(columns)})" if columns
+        else "Particles of metal on a support: the probability that a pixel shows one",
         "pixel_size_range": [imaging.pixel_size.low, imaging.pixel_size.high],
         "dose_range": [imaging.dose.low, imaging.dose.high],
         "defocus_range": [round(min(over, imaging.defocus.low), 1), imaging.defocus.high],

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError
+from ..simulate.columns import COLUMN_CLASSES
 from .msdnet import MSDNet
 
 if TYPE_CHECKING:
     from .unet import UNet
 
-__all__ = ["NETWORKS", "Settings"]
+__all__ = ["BACKGROUND", "NETWORKS", "PARTICLE", "Settings"]
 
 NETWORKS = ("msdnet", "unet")
+BACKGROUND, PARTICLE = "background", "particle"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Settings:
     gradient, ``average`` the decay of the running average of the weights, and ``validations`` how
     often the average is judged during a run. ``outline`` is what the network learns to outline, see
     `Dataset`, and ``start`` the sha256 of the weights that it begins with, empty for random ones.
+    ``classes`` follow the background: "particle" alone, or classes of columns, each drawn as
+    Gaussians with a sigma of ``column_size`` [angstrom].
     """
 
     network: str = "msdnet"
@@ -48,15 +52,27 @@ class Settings:
     seed: int = 1
     outline: str = "half-thickness"
     start: str = ""
+    classes: tuple[str, ...] = (PARTICLE,)
+    column_size: float = 0.4
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise InputError(f"network is {self.network!r}; expected one of {list(NETWORKS)}")
+        known = self.classes == (PARTICLE,) or (self.classes and set(self.classes) <= set(COLUMN_CLASSES))
+        if not known or len(set(self.classes)) < len(self.classes) or self.column_size <= 0:
+            raise InputError(f"found the classes {list(self.classes)} and columns of {self.column_size:g} angstrom; "
+                             f"expected ['{PARTICLE}'], or some of {list(COLUMN_CLASSES)}, each once, and a positive "
+                             f"size")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Classes of columns to learn; none where particles are learnt."""
+        return () if self.classes == (PARTICLE,) else self.classes
 
     def build(self) -> MSDNet | UNet:
-        """Return a fresh network with one input channel and two classes."""
+        """Return a fresh network with one input channel, for the background and the classes."""
         if self.network == "unet":
             from .unet import UNet
 
-            return UNet(1, 2, width=self.width, levels=self.depth)
-        return MSDNet(1, 2, self.depth, width=self.width, padding=self.padding)
+            return UNet(1, 1 + len(self.classes), width=self.width, levels=self.depth)
+        return MSDNet(1, 1 + len(self.classes), self.depth, width=self.width, padding=self.padding)

@@ -15,12 +15,13 @@ from .examples import Examples
 from .scoring import normalised
 from .settings import Settings
 
-__all__ = ["DOSES", "Example", "Simulated", "Source"]
+__all__ = ["COLUMN_DOSES", "DOSES", "Example", "Simulated", "Source"]
 
 DOSES = (20.0, 50.0, 200.0)  # electrons/angstrom^2, to validate at
+COLUMN_DOSES = (50.0, 200.0, 1000.0)  # where columns are learnt
 IMAGES = 12  # a dose
 
-#: normalised image float32 (y, x), and truth (y, x)
+#: normalised image float32 (y, x), and truth: bool (y, x), or probability float32 (class, y, x)
 Example = tuple[np.ndarray, np.ndarray]
 
 
@@ -51,6 +52,7 @@ class Simulated:
 
     data: Dataset
     other: Dataset
+    wanted: tuple[float, ...] = DOSES
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -59,9 +61,9 @@ class Simulated:
 
     @property
     def doses(self) -> tuple[float, ...]:
-        """20, 50 and 200 electrons/angstrom^2 where the recipe has them, else ends and middle of its range."""
+        """Those of the wanted ones that the recipe has, else ends and middle of its range."""
         dose = self.data.recipe.imaging.dose
-        found = tuple(d for d in DOSES if dose.low <= d <= dose.high)
+        found = tuple(d for d in self.wanted if dose.low <= d <= dose.high)
         return found or tuple(sorted({dose.low, math.sqrt(dose.low * dose.high), dose.high}))
 
     @property
@@ -73,7 +75,7 @@ class Simulated:
         """Return a function that draws example k of a step."""
         s = settings
         return Examples(self.data, length=1, size=s.size, pixel_size=s.pixel_size, seed=s.seed, scale=s.scale,
-                        offset=s.offset).draw
+                        offset=s.offset, classes=s.columns, column_size=s.column_size).draw
 
     def validation(self, settings: Settings, k: int) -> Example:
         """Draw validation image k: not jittered, the doses in turn, every dose with the same microscopes."""
@@ -83,7 +85,8 @@ class Simulated:
         image, truth = draw_example(
             self.other.read(i % len(self.other), instances=False),
             replace(self.data.recipe, imaging=replace(imaging, dose=dose)),
-            np.random.default_rng([settings.seed, 2, i]), size=settings.size, pixel_size=settings.pixel_size)
+            np.random.default_rng([settings.seed, 2, i]), size=settings.size, pixel_size=settings.pixel_size,
+            classes=settings.columns, column_size=settings.column_size)
         return normalised(image), truth
 
     def identity(self) -> Any:

@@ -1,4 +1,4 @@
-"""Training of a particle network on a simulated set, on the processors of one machine or a GPU.
+"""Training of a network for particles or columns on a simulated set, on the processors of one machine or a GPU.
 
 On processors every example is drawn and differentiated by one worker on its own; the gradients are
 added in order. The result therefore depends on the set, the seed and the number of iterations, not
@@ -8,7 +8,7 @@ on the number of workers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -28,8 +28,8 @@ from .evaluation import resolve_device
 from .models import Model, load_model, save_model
 from .reach import reach_of
 from .scoring import scores_by_dose
-from .settings import Settings
-from .sources import Simulated
+from .settings import BACKGROUND, PARTICLE, Settings
+from .sources import COLUMN_DOSES, DOSES, Simulated
 from .steps import Run
 from .summaries import summary
 from .validation import RULE
@@ -44,6 +44,8 @@ SHAPES = {"msdnet": (50, 1), "unet": (4, 6)}
 #: network -> highest learning rate. In four minutes of one core three times as much learns more; in a run of half an
 #: hour the loss of an MSD-net at 0.02 stood still until the rate had fallen to 0.012
 RATES = {"msdnet": 1e-2, "unet": 5e-3}
+#: whether particles are learnt -> pixel size of the network [angstrom]
+PIXEL_SIZES = {True: 0.5, False: 0.2}
 
 
 def train(
@@ -59,6 +61,8 @@ def train(
     batch: int = 3,
     size: int = 256,
     learning_rate: float | None = None,
+    classes: Sequence[str] = (PARTICLE,),
+    network_pixel_size: float | None = None,
     outline: str = "half-thickness",
     start: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -68,7 +72,7 @@ def train(
     report: Callable[[str], None] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
-    """Train a particle network and write it with its card.
+    """Train a network for particles or columns of atoms and write it with its card.
 
     Computes at once. Beside the weights come the card NAME.json, and NAME.metrics.csv and
     NAME.metrics.png with the losses and the Dice on validation images, drawn from structures of
@@ -100,6 +104,13 @@ def train(
     learning_rate : float, optional
         Highest learning rate of the optimiser, see `hrtem_dask.networks.optimiser`: 0.01 for an
         MSD-net, 0.005 for a U-Net.
+    classes : sequence of str
+        What to learn beside the background: "particle" alone, its mask; or classes of columns of
+        atoms (`hrtem_dask.simulate.columns.COLUMN_CLASSES`), such as "column": a Gaussian of height 1
+        and sigma 0.4 angstrom around each. A network for columns has neither a fitted temperature
+        nor scores on its card: ``python -m benchmarks.columns NAME.safetensors --card`` adds them.
+    network_pixel_size : float, optional
+        [angstrom] at which the network works: 0.5 for particles, 0.2 for columns, that of `start` where given.
     outline : {"half-thickness", "atoms"}
         What "particle" means to the network: the half-contrast line that an image shows, or the
         union of all projected atoms, some angstrom farther out. The stored truth is the latter.
@@ -142,10 +153,13 @@ def train(
                          "write your own loop around hrtem_dask.networks.examples.Examples")
     learn, other, held_out = split(replace(data, outline=outline))
     begin = load_model(start) if start else None
+    classes = tuple(classes)
     settings = settings_of(begin, start, network=network, depth=depth, width=width, batch=batch, size=size,
-                           learning_rate=learning_rate or RATES.get(network, 1e-2), seed=seed, outline=outline)
+                           learning_rate=learning_rate or RATES.get(network, 1e-2), seed=seed, outline=outline,
+                           classes=classes, pixel_size=network_pixel_size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(settings, Simulated(learn, other), state_of(out), begin.module() if begin else None,
+    source = Simulated(learn, other, COLUMN_DOSES if settings.columns else DOSES)
+    run = Run(settings, source, state_of(out), begin.module() if begin else None,
               None if device == "cpu" else device)
     say(f"{len(learn)} fields to learn from, {len(other)} to choose the weights by, {len(held_out)} held out")
     with one_torch_thread():
@@ -154,12 +168,12 @@ def train(
         net, card = run.result(), make_card(run, data, held_out, out)
         if begin:
             card["training"]["start"] = begin.card.get("training")
-        if run.finished:
+        if run.finished and not settings.columns:
             say("fitting a temperature to the probabilities")
             net, card["calibration"] = calibrated(net, other, held_out, seed=seed, pixel_size=settings.pixel_size)
         card |= reach_of(net, held_out, seed, step=step_of(settings), pixel_size=settings.pixel_size)
         write(run, card, out, say, net)
-        if scores and run.finished:
+        if scores and run.finished and not settings.columns:
             say("scoring the held-out fields")
             card["scores"] = {"held_out_simulated": scores_by_dose(net, held_out, seed=seed)}
             say(summary(card["scores"]["held_out_simulated"]))
@@ -200,22 +214,28 @@ def check_numbers(minutes: float | None, iterations: int | None) -> None:
 
 
 def settings_of(begin: Model | None, start: Any, *, network: str, depth: int | None, width: int | None,
-                **others: Any) -> Settings:
+                classes: tuple[str, ...] = (PARTICLE,), pixel_size: float | None = None, **others: Any) -> Settings:
     """Settings of a run; the shape is that of the weights to begin with, where there are any."""
     shape = SHAPES.get(network, (1, 1))
     given = {"network": network, "depth": depth or shape[0], "width": width or shape[1]}
+    others["classes"] = classes
     if begin is None:
-        return Settings(**given, **others)
+        size = pixel_size or PIXEL_SIZES[classes == (PARTICLE,)]
+        return Settings(**given, **others, pixel_size=size)
     found = begin.card["architecture"]
     has = {"network": found["kind"], "depth": found.get("depth", found.get("levels")), "width": found["width"]}
     asked = {"network": network} | {k: v for k, v in (("depth", depth), ("width", width)) if v is not None}
-    if any(has[k] != v for k, v in asked.items()) or begin.card["input_channels"] != 1 or len(begin.classes) != 2:
+    if any(has[k] != v for k, v in asked.items()) or begin.card["input_channels"] != 1 \
+            or tuple(begin.classes) != (BACKGROUND, *classes):
         raise InputError(f"{start} is a {found} with {begin.card['input_channels']} channel(s) and the classes "
-                         f"{begin.classes}; expected {asked}, 1 channel and 2 classes. Leave --depth and --width out "
-                         f"to take those of the weights")
+                         f"{list(begin.classes)}; expected {asked}, 1 channel and the classes "
+                         f"{[BACKGROUND, *classes]}. Leave --depth and --width out to take those of the weights")
     if np.ndim(begin.card["pixel_size"]):
         raise InputError(f"{start} takes a range of pixel sizes, {begin.card['pixel_size']}; expected weights that "
                          f"work at one")
+    if pixel_size and pixel_size != begin.card["pixel_size"]:
+        raise InputError(f"{start} works at {begin.card['pixel_size']:g} angstrom a pixel; found {pixel_size:g}. Leave "
+                         f"--network-pixel-size out")
     return Settings(**has, **others, pixel_size=float(begin.card["pixel_size"]), start=begin.card["sha256"],
                     padding=found.get("padding", "reflect"))
 
@@ -257,13 +277,14 @@ def make_card(run: Run, data: Dataset, held_out: Dataset, out: Path) -> dict[str
     s, recipe = run.settings, data.recipe
     return {
         "name": recipe.name,
-        "classes": ["background", "particle"],
+        "classes": [BACKGROUND, *s.classes],
         "pixel_size": s.pixel_size,
         "normalisation": {"kind": "frame"},
-        **of_recipe(recipe),
+        **of_recipe(recipe, s.columns),
         "training": {
             "commands": [f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
-                         f"hrtem-dask train SET {command_options(run, out)} --outline {s.outline}"],
+                         f"hrtem-dask train SET {command_options(run, out)}"
+                         + (f" --classes {','.join(s.classes)}" if s.columns else f" --outline {s.outline}")],
             "recipe": recipe.name, "recipe_sha256": recipe.digest, "set_seed": data.seed,
             "fields": len(run.source.data), "fields_validation": len(run.source.other),
             "fields_held_out": len(held_out), "real_images_used": "none",
@@ -276,6 +297,7 @@ def command_options(run: Run, out: Path) -> str:
     s = run.settings
     return (f"--out {out.name} --network {s.network} --depth {s.depth} --width {s.width} --iterations "
             f"{run.iterations} --batch {s.batch} --size {s.size} --seed {s.seed} --learning-rate {s.learning_rate:g}"
+            + (f" --network-pixel-size {s.pixel_size:g}" if s.pixel_size != PIXEL_SIZES[not s.columns] else "")
             + (" --start START" if s.start else ""))
 
 

@@ -29,16 +29,19 @@ Submit = Callable[..., Future]
 
 
 def loss_of(logits: torch.Tensor, truth: torch.Tensor, dice_weight: float, *, smooth: float = 50.0) -> torch.Tensor:
-    """Cross-entropy plus soft Dice of each image, mean of the batch.
+    """Cross-entropy plus soft Dice of each image, mean of the batch; the cross-entropy alone for columns.
 
     Parameters
     ----------
     logits : torch.Tensor, shape (batch, class, y, x)
-    truth : torch.Tensor, int64, shape (batch, y, x)
+    truth : torch.Tensor, int64, shape (batch, y, x), or float32, shape (batch, class, y, x)
+        Number of the class, or the probability of each.
     dice_weight : float
     smooth : float
         [pixel], keeps an image without particles finite.
     """
+    if truth.ndim == 4:
+        return F.cross_entropy(logits, truth)
     p = torch.softmax(logits, 1)[:, -1]
     t = truth.to(p.dtype)
     soft = 1 - (2 * (p * t).sum((1, 2)) + smooth) / (p.sum((1, 2)) + t.sum((1, 2)) + smooth)
@@ -48,6 +51,18 @@ def loss_of(logits: torch.Tensor, truth: torch.Tensor, dice_weight: float, *, sm
 def forward(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Logits by the fastest way that has gradients."""
     return fast_forward(net, x) if isinstance(net, MSDNet) else net(x)
+
+
+def tensors(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (batch, 1, y, x) and truths as `loss_of` takes them."""
+    truth = np.stack([y for _, y in examples])
+    return (torch.from_numpy(np.stack([x for x, _ in examples])[:, None]),
+            torch.from_numpy(truth if truth.ndim == 4 else truth.astype(np.int64)))
+
+
+def judged(loss: float, logits: torch.Tensor, truth: np.ndarray) -> Judgement:
+    """Compare what a network makes of one image, logits (class, y, x), with the truth: where there is anything."""
+    return Judgement.of(loss, (logits.argmax(0) > 0).numpy(), truth if truth.ndim == 2 else truth[0] < 0.5)
 
 
 class Worker:
@@ -67,8 +82,9 @@ class Worker:
             self.local.net = self.settings.build()
         net = self.local.net
         vector_to_parameters(torch.from_numpy(parameters), net.parameters())
-        logits = forward(net, torch.from_numpy(image)[None, None])
-        return loss_of(logits, torch.from_numpy(truth.astype(np.int64))[None], self.settings.dice_weight), logits
+        x, y = tensors([(image, truth)])
+        logits = forward(net, x)
+        return loss_of(logits, y, self.settings.dice_weight), logits
 
     def gradient(self, parameters: np.ndarray, image: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and its gradient for one example."""
@@ -81,7 +97,7 @@ class Worker:
         """What the network with these parameters makes of one image."""
         with torch.no_grad():
             loss, logits = self.loss(parameters, image, truth)
-            return Judgement.of(loss.item(), (logits[0, -1] > logits[0, 0]).numpy(), truth)
+            return judged(loss.item(), logits[0], truth)
 
 
 _worker: Worker | None = None
@@ -140,8 +156,7 @@ class OnDevice:
 
     def _load(self, parameters: np.ndarray, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         vector_to_parameters(torch.from_numpy(parameters).to(self.device), self.net.parameters())
-        images = torch.from_numpy(np.stack([x for x, _ in examples])[:, None])
-        truths = torch.from_numpy(np.stack([y for _, y in examples]).astype(np.int64))
+        images, truths = tensors(examples)
         return images.to(self.device), truths.to(self.device)
 
     def gradient(self, parameters: np.ndarray, examples: Sequence[Example]) -> tuple[float, np.ndarray]:
@@ -162,6 +177,5 @@ class OnDevice:
                 logits = forward(self.net, images)
                 losses = [loss_of(logits[i:i + 1], truths[i:i + 1], self.settings.dice_weight).item()
                           for i in range(len(some))]
-                found = (logits[:, -1] > logits[:, 0]).cpu().numpy()
-            out += [Judgement.of(loss, f, y) for loss, f, (_, y) in zip(losses, found, some, strict=True)]
+            out += [judged(loss, f, y) for loss, f, (_, y) in zip(losses, logits.cpu(), some, strict=True)]
         return out
