@@ -15,8 +15,10 @@ from .core.provenance import package_version
 _WHERE = {
     "MTF": "detector.mtf",
     "analyse_particles": "analysis.particles",
+    "blob_probability": "analysis.blobs",
     "connect": "cluster",
     "filter_frames": "analysis.verdicts",
+    "find_columns": "analysis.columns",
     "fit_mtf": "detector.fitting",
     "fourier_peak_pairs": "analysis.fourier",
     "frame_quality": "analysis.frames",
@@ -41,6 +43,8 @@ __all__ = sorted([*_WHERE, *_MODULES, "__version__"])
 __version__ = package_version()
 
 if TYPE_CHECKING:
+    from .analysis.blobs import blob_probability
+    from .analysis.columns import find_columns
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles

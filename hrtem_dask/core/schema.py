@@ -8,7 +8,8 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
+__all__ = ["COLUMNS", "DRIFT", "FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "TRACKS", "VERDICTS",
+           "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -147,5 +148,44 @@ VERDICTS = Table("verdicts", (
     Column("diameter", "float64", "angstrom", "diameter of the disc of the same area"),
 ))
 
+DRIFT = Table("drift", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("epoch", "int64", "", "number of the epoch, from 0; within one, reference coordinates are comparable"),
+    Column("drift_y", "float64", "angstrom", "p_frame = R(rotation) (p_ref - centre) + centre + drift, 0 in the first "
+                                             "registered frame; nan where the frame is not registered"),
+    Column("drift_x", "float64", "angstrom", "the same along x"),
+    Column("rotation", "float64", "radian", "rotation in the plane, from +y towards +x"),
+    Column("drift_y_error", "float64", "angstrom", "standard error against the mean of all frames"),
+    Column("drift_x_error", "float64", "angstrom", "the same along x"),
+    Column("rotation_error", "float64", "radian", "standard error of the rotation"),
+    Column("centre_y", "float64", "angstrom", "centre of the rotations, the same in all rows"),
+    Column("centre_x", "float64", "angstrom", "the same along x"),
+    Column("matched", "int64", "", "columns that carry the registration; 0 where images do"),
+    Column("residual", "float64", "angstrom", "root mean square of what they are off their mean places, along one "
+                                              "axis; nan where images carry the registration"),
+    Column("status", "category", "", "registered, too few (columns), lost (not recognised, or out of view) or empty"),
+))
+
+COLUMNS = Table("columns", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame; nan where unknown"),
+    Column("column", "int64", "", "number of the column in its frame, from 1"),
+    Column("y", "float64", "angstrom", "centre"),
+    Column("x", "float64", "angstrom", "centre"),
+    Column("y_error", "float64", "angstrom", "standard error of the centre along y"),
+    Column("x_error", "float64", "angstrom", "standard error of the centre along x"),
+    Column("probability", "float64", "1", "that there is a column: the posterior summed over a disc of 0.5 angstrom, "
+                                          "over what a sure column gives"),
+    Column("class", "category", "", "class of the largest posterior in that disc"),
+    Column("intensity", "float64", "1", "height over the local background, in units of the mean of the image above its "
+                                        "offset; negative for a dark column; nan where no image was given"),
+    Column("intensity_error", "float64", "1", "standard error of the intensity"),
+    Column("width", "float64", "angstrom", "sigma of the fitted Gaussian; nan where the fit did not hold"),
+    Column("fitted", "bool", "", "whether the centre is that of the fitted Gaussian; else it is the maximum of the "
+                                  "probability"),
+    Column("contrast", "int8", "", "of the frame: 1 columns are bright, -1 dark, 0 not significant or no image given"),
+))
+
 #: every table by name
-TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS)}
+TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS)}
