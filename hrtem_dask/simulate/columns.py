@@ -29,7 +29,8 @@ def column_table(specimen: Specimen) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row a column, in the order of their numbers: ``column`` (number in the specimen), ``y, x``
+        A row a column, in the order of their numbers, without those of a particle that have no atom:
+        ``column`` (number in the specimen), ``y, x``
         [angstrom], the mean over its atoms (over its sites where it has no atom), within the field;
         ``atoms``; ``species``, the atomic number (0 where there is no atom); ``class``, categorical:
         column (of a particle), mo, s2, s1 or empty; ``particle``, from 1, 0 in a sheet; ``z``
@@ -64,10 +65,11 @@ def column_table(specimen: Specimen) -> pd.DataFrame:
     xy = centre[:, :2] % size
     kind = np.select([particle > 0, species == MOLYBDENUM, atoms >= 2, atoms == 1],
                      COLUMN_CLASSES[:4], COLUMN_CLASSES[4])
-    return pd.DataFrame({
+    table = pd.DataFrame({
         "column": number.astype(np.int32), "y": xy[:, 1], "x": xy[:, 0], "atoms": atoms.astype(np.int32),
         "species": species.astype(np.int16), "class": pd.Categorical(kind, COLUMN_CLASSES),
         "particle": particle.astype(np.int32), "z": centre[:, 2], "spread": spread})
+    return table[(table["particle"] == 0) | (table["atoms"] > 0)].reset_index(drop=True)
 
 
 def column_image(columns: pd.DataFrame, shape: tuple[int, int], pixel_size: float | tuple[float, float], *,

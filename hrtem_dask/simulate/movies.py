@@ -285,7 +285,7 @@ def all_true(store: MovieStore, recording: Recording, states: dict[str, xr.Varia
         out[f"drift_{axis}"] = xr.Variable(("frame",), recording.shifts[:, j], {"units": "angstrom"})
     for name, variable in states.items():
         values, dims, attrs = variable.values, variable.dims, dict(variable.attrs)
-        place = attrs.pop("place", None)
+        place, reference = attrs.pop("place", None), attrs.pop("reference", None)
         if dims[:1] == ("configuration",):
             values, dims = values[recording.index], ("frame", *dims[1:])
         if place:
@@ -293,6 +293,8 @@ def all_true(store: MovieStore, recording: Recording, states: dict[str, xr.Varia
                 values, dims = np.broadcast_to(values, (len(recording.index), *values.shape)), ("frame", *dims)
             moved = recording.shifts[:, "yx".index(place)] - recording.origin["yx".index(place)]
             values = values + moved.reshape(-1, *[1] * (values.ndim - 1))
+        if reference:  # the first frame has no drift
+            values = values - recording.origin["yx".index(reference)]
         out[name] = xr.Variable(dims, values, attrs)
     units = {"particle_area": {"units": "angstrom^2", "long_name": "of the part of the mask in the frame"}}
     for name, values in store.gathered(recording.batches).items():

@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from ..core.checks import check_number
 from ..core.errors import InputError
+from .crystals import Cluster
 from .keys import Span
 from .lattices import COLUMN_AXES, family_of, lattice_of, parse_zone_axis
 from .matter import words
@@ -246,15 +247,23 @@ class MovingParticles:
         """Cell and multislice."""
         return self.recipe.field
 
-    def specimen(self, k: int) -> Specimen:
-        """Turn and move the particles; the support gives way where they are."""
-        parts = parts_of(self.recipe, self.seed)
+    @property
+    def parts(self) -> Parts:
+        """What the field is assembled from."""
+        return parts_of(self.recipe, self.seed)
+
+    def placed(self, k: int) -> list[Cluster]:
+        """Particles as they are turned and moved in configuration k."""
         placed = []
-        for cluster, turn, move in zip(parts.particles, self.turns[k], self.moves[k], strict=True):
+        for cluster, turn, move in zip(self.parts.particles, self.turns[k], self.moves[k], strict=True):
             centre = cluster.positions.mean(0)
             p = Rotation.from_rotvec(turn).apply(cluster.positions - centre) + centre
             placed.append(cluster.moved(p + [*move, 0.0]))
-        return parts.specimen(placed, self.heights)
+        return placed
+
+    def specimen(self, k: int) -> Specimen:
+        """Turn and move the particles; the support gives way where they are."""
+        return self.parts.specimen(self.placed(k), self.heights)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel with the heights: else every process would look through all configurations for each of its own."""
@@ -267,7 +276,7 @@ class MovingParticles:
         All configurations share one cell: the film stays where it is, in its slices and at its
         distance from the focus, while the particles turn.
         """
-        parts = parts_of(self.recipe, self.seed)
+        parts = self.parts
         ends = [z for b in parts.base if len(b) for z in (b.positions[:, 2].min(), b.positions[:, 2].max())]
         for j, cluster in enumerate(parts.particles):
             centre = cluster.positions.mean(0)
@@ -279,12 +288,13 @@ class MovingParticles:
 
     def states(self) -> dict[str, xr.Variable]:
         """Positions, orientations and tilts of the particles."""
-        particles = parts_of(self.recipe, self.seed).particles
+        particles = self.parts.particles
         count, moving = len(particles), ("configuration", "particle")
         centres = np.array([p.positions.mean(0)[:2] for p in particles]).reshape(count, 2)
         xy = centres + self.moves
         quaternion = np.zeros((*self.moves.shape[:2], 4))
         tilt, axis = np.zeros(self.moves.shape[:2]), np.zeros(self.moves.shape[:2], "U8")
+        spin = in_plane(self.turns)
         for j, p in enumerate(particles):
             turn = Rotation.from_rotvec(self.turns[:, j]) * Rotation.from_quat(p.info["orientation"])
             quaternion[:, j] = turn.as_quat(canonical=True)
@@ -300,6 +310,8 @@ class MovingParticles:
             "particle_on_axis": xr.Variable(moving, tilt <= self.tolerance, flag),
             "particle_orientation": xr.Variable((*moving, "quaternion"), quaternion, {
                 "long_name": "rotation of the crystal's axes to x, y and the beam"}),
+            "particle_rotation": xr.Variable(moving, np.angle(np.exp(1j * (spin - spin[self.index[:1]]))), {
+                "units": "radian", "long_name": "in the plane since the first frame, from +y towards +x"}),
             "quaternion": xr.Variable(("quaternion",), np.array(["x", "y", "z", "w"])),
             "particle": xr.Variable(("particle",), np.arange(1, count + 1)),
             "particle_diameter": xr.Variable(("particle",), [float(p.info["diameter"]) for p in particles],
@@ -309,6 +321,20 @@ class MovingParticles:
             "particle_species": xr.Variable(("particle",), np.array([p.info["species"] for p in particles], "U2")),
             "particle_twin": xr.Variable(("particle",), np.array([p.info["twin"] for p in particles], bool)),
         }
+
+
+def in_plane(turns: np.ndarray) -> np.ndarray:
+    """Angle in the plane [radian] of rotation vectors, from +y towards +x: of the rotation nearest to the projection.
+
+    Examples
+    --------
+    >>> in_plane(np.array([[0.0, 0.0, -0.2], [0.1, 0.0, 0.0]])).round(6).tolist()
+    [0.2, 0.0]
+    """
+    turns = np.asarray(turns, float)
+    matrix = Rotation.from_rotvec(turns.reshape(-1, 3)).as_matrix() if turns.size else np.zeros((0, 3, 3))
+    angle = np.arctan2(matrix[:, 0, 1] - matrix[:, 1, 0], matrix[:, 0, 0] + matrix[:, 1, 1])
+    return angle.reshape(turns.shape[:-1])
 
 
 def axes_of(species: str) -> tuple[str, ...]:
