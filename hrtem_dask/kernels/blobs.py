@@ -1,0 +1,213 @@
+"""Spots of an image by the scale-normalised Laplacian of a Gaussian: columns of atoms without a network.
+
+The response is -size^2 times the Laplacian of the image smoothed by a Gaussian of this size (Lindeberg,
+Int. J. Comput. Vision 30, 79 (1998)), turned so that the spots that are looked for are positive, and
+divided by its standard deviation in what is no lattice: noise, and the speckle of an amorphous film.
+That is known from the spectrum, where both are spread over rings and a lattice stands in single spots.
+So the response depends on neither gain nor offset, and an empty frame does not invent columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["HALF", "SIGNS", "SIZE", "SIZES", "SPACINGS", "BlobScale", "blob_probability_block", "blob_response",
+           "known_values", "pseudo_probability", "reach_of", "scale_of"]
+
+#: where a frame shows no lattice [angstrom]
+SIZE = 0.45
+#: spacings of a lattice that are looked for [angstrom]
+SPACINGS = (1.0, 3.6)
+SIGNS = ("auto", "bright", "dark")
+SIGN = {"bright": 1, "dark": -1}
+#: standard deviations that become a pseudo-probability of one half
+HALF = 5.0
+REACH = 4.0  # sizes that the kernel is cut off at
+SIZES = np.geomspace(0.3, 0.9, 23)  # angstrom: those that are tried
+FILL = 1.0  # angstrom: unknown pixels take the mean of the known ones about so far away
+FALSE_ALARM = 1e-4  # of any bin of the spectrum of pure noise
+NYQUIST = 0.9  # part of it that is looked at
+
+
+@dataclass(frozen=True)
+class BlobScale:
+    """What a frame needs: ``size`` [angstrom], ``sign`` 1 of bright and -1 of dark spots.
+
+    ``noise`` is the standard deviation of the response where there is no lattice, ``mean`` that of the
+    known pixels [counts].
+    """
+
+    size: float
+    sign: int
+    noise: float
+    mean: float
+
+
+def reach_of(size: float, pixel_size: tuple[float, float]) -> tuple[int, int]:
+    """Samples (y, x) to each side that `blob_probability_block` depends on."""
+    return tuple(half_width(size, p) + half_width(FILL, p) for p in pixel_size)  # type: ignore[return-value]
+
+
+def half_width(size: float, step: float) -> int:
+    """Samples to each side of a Gaussian of this size."""
+    return int(REACH * size / step + 0.5)
+
+
+def known_values(image: np.ndarray, mean: float, pixel_size: tuple[float, float]) -> np.ndarray:
+    """Values less their mean, float32; unknown ones take those near them, or 0 where none is near."""
+    values = (np.asarray(image, np.float64) - mean).astype(np.float32)
+    known = np.isfinite(values)
+    if known.all():
+        return values
+    total, weight = (_smooth(a.astype(np.float32), FILL, pixel_size, (0, 0))
+                     for a in (np.where(known, values, 0), known))
+    near = weight > 1e-3
+    return np.where(known, values, np.divide(total, weight, out=np.zeros_like(total), where=near))
+
+
+def _smooth(image: np.ndarray, size: float, pixel_size: tuple[float, float], order: tuple[int, int]) -> np.ndarray:
+    for axis, step in enumerate(pixel_size):
+        image = ndimage.gaussian_filter1d(image, size / step, axis, order[axis], mode="reflect",
+                                          radius=half_width(size, step))
+    return image
+
+
+def blob_response(image: np.ndarray, size: float, pixel_size: tuple[float, float]) -> np.ndarray:
+    """Scale-normalised Laplacian of a Gaussian, positive on bright spots; mirrored at the border.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Finite counts.
+    size : float
+        Standard deviation of the Gaussian [angstrom].
+    pixel_size : (float, float)
+        Along y and x [angstrom].
+
+    Returns
+    -------
+    ndarray, float32, shape (y, x)
+
+    Examples
+    --------
+    The response to a Gaussian spot of height 1 and the same size is 1/2 at its centre.
+
+    >>> y, x = np.mgrid[-20:21, -20:21] * 0.1
+    >>> spot = np.exp(-(y**2 + x**2) / (2 * 0.4**2))
+    >>> round(float(blob_response(spot, 0.4, (0.1, 0.1))[20, 20]), 2)
+    0.5
+    """
+    image = np.asarray(image, dtype=np.float32)
+    sy, sx = (np.float32((size / p) ** 2) for p in pixel_size)
+    return -(sy * _smooth(image, size, pixel_size, (2, 0)) + sx * _smooth(image, size, pixel_size, (0, 2)))
+
+
+def pseudo_probability(response: np.ndarray, scale: BlobScale) -> np.ndarray:
+    """Turn a response into 0 to 1: z / (z + 5) of its positive part z [standard deviations].
+
+    It never saturates, so the order of the peaks stays; 0.5 means 5 standard deviations.
+    """
+    if scale.noise <= 0:
+        return np.zeros(response.shape, np.float32)
+    z = np.maximum(response * np.float32(scale.sign / scale.noise), 0)
+    return z / (z + np.float32(HALF))
+
+
+def blob_probability_block(image: np.ndarray, scale: BlobScale, pixel_size: tuple[float, float],
+                           reach: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Probabilities (background, column) of a block, less ``reach`` samples to each side; 0 of column where unknown."""
+    p = pseudo_probability(blob_response(known_values(image, scale.mean, pixel_size), scale.size, pixel_size), scale)
+    p = np.where(np.isfinite(image), p, np.float32(0))
+    ny, nx = p.shape
+    p = p[reach[0]:ny - reach[0], reach[1]:nx - reach[1]]
+    return np.stack([1 - p, p])
+
+
+def scale_of(tiles: Sequence[np.ndarray], pixel_size: tuple[float, float], *, size: float | None = None,
+             sign: str = "auto", spacings: tuple[float, float] = SPACINGS) -> BlobScale:
+    """Find size, sign and noise of a frame from tiles of it.
+
+    Parameters
+    ----------
+    tiles : sequence of ndarray, shape (y, x), all the same
+        Counts.
+    pixel_size : (float, float)
+        Along y and x [angstrom].
+    size : float, optional
+        [angstrom]; by default that at which the lattice stands out most from what is no lattice.
+    sign : {"auto", "bright", "dark"}
+        "auto" takes the one with the positively skewed response: spots are small and the ground
+        between them is wide. A square lattice, as gold along [100], is as good as not skewed.
+    spacings : (float, float)
+        Of the lattice [angstrom].
+
+    Returns
+    -------
+    BlobScale
+    """
+    finite = [t[np.isfinite(t)] for t in tiles]
+    number = sum(f.size for f in finite)
+    mean = sum(float(f.sum(dtype=np.float64)) for f in finite) / number if number else 0.0
+    values = [known_values(t, mean, pixel_size) for t in tiles]
+    power, k = mean_power(values, pixel_size)
+    ground = rings_of(power, k, len(tiles))
+    size = size or best_size(power, ground, k, spacings, 0.5 / max(pixel_size), len(tiles))
+    noise = float(np.sqrt((ground * transfer(k, size) ** 2).mean()))
+    which = SIGN.get(sign) or (-1 if skewed(values, size, pixel_size) < 0 else 1)
+    return BlobScale(float(size), which, noise, mean)
+
+
+def skewed(tiles: Sequence[np.ndarray], size: float, pixel_size: tuple[float, float]) -> float:
+    """Third central moment of the response."""
+    response = np.concatenate([blob_response(t, size, pixel_size).ravel() for t in tiles]).astype(np.float64)
+    return float(((response - response.mean()) ** 3).mean())
+
+
+def mean_power(tiles: Sequence[np.ndarray], pixel_size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean power of the tiles under a Hann window, per sample, and abs(k) [1/angstrom] of all bins."""
+    shape = tiles[0].shape
+    window = np.hanning(shape[0] + 2)[1:-1, None] * np.hanning(shape[1] + 2)[1:-1]
+    window /= np.sqrt((window**2).mean())
+    power = np.zeros(shape)
+    for tile in tiles:
+        values = np.asarray(tile, np.float64)
+        mean = (values * window).sum() / window.sum()
+        power += np.abs(np.fft.fft2((values - mean) * window)) ** 2 / values.size
+    k = np.hypot(np.fft.fftfreq(shape[0], pixel_size[0])[:, None], np.fft.fftfreq(shape[1], pixel_size[1]))
+    return power / len(tiles), k
+
+
+def rings_of(power: np.ndarray, k: np.ndarray, tiles: int) -> np.ndarray:
+    """Power that is spread over rings: the median of each, as a mean, at every bin."""
+    step = k[k > 0].min() * 2  # twice the finest: a window blurs a bin into its neighbours
+    ring = (k / step).astype(int)
+    number = ring.max() + 1
+    order = np.lexsort((power.ravel(), ring.ravel()))
+    ends = np.searchsorted(ring.ravel()[order], np.arange(number + 1))
+    middle = power.ravel()[order][np.minimum((ends[:-1] + ends[1:]) // 2, power.size - 1)]
+    middle = middle / (1 - 1 / (9 * tiles)) ** 3  # Wilson and Hilferty: median over mean of a gamma distribution
+    return np.interp(k, (np.arange(number) + 0.5) * step, middle)
+
+
+def transfer(k: np.ndarray, size: float) -> np.ndarray:
+    """Fourier transform of the Laplacian of a Gaussian."""
+    q = (2 * np.pi * k * size) ** 2
+    return q * np.exp(-q / 2)
+
+
+def best_size(power: np.ndarray, ground: np.ndarray, k: np.ndarray, spacings: tuple[float, float], nyquist: float,
+              tiles: int) -> float:
+    """Size at which the spots of the spectrum pass best against its rings; `SIZE` where there are none."""
+    low, high = 1 / spacings[1], min(1 / spacings[0], NYQUIST * nyquist)
+    there = (k >= low) & (k <= high)
+    limit = 1 + (np.log(max(there.sum(), 1) / FALSE_ALARM) - 1) / np.sqrt(tiles)
+    spots = there & (power > limit * ground) & (ground > 0)
+    if not spots.any():
+        return SIZE
+    excess = (power - ground)[spots]
+    gain = [(excess * transfer(k[spots], s) ** 2).sum() / (ground * transfer(k, s) ** 2).sum() for s in SIZES]
+    return float(SIZES[int(np.argmax(gain))])
