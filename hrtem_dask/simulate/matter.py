@@ -53,6 +53,9 @@ class Particles:
     zone_axis: str = choice("any", (), "axis near the beam, such as \"110\" or \"110, 100, any\": one is drawn a "
                             "particle", many=True)
     tilt: Span = span(0.0, 0.0, "degree", "of a named zone axis from the beam", bounds=(0, 90))
+    smear: float = scalar(1.0, "1", "how far tilt may move the end of a column, in distances to the next one: thick "
+                          "particles are tilted no further (0.4 and more: no columns are listed); 1: as drawn",
+                          bounds=(0.01, 1))
     steps: Span = span(0, 0, "1", "facets whose outermost layer covers only a part of them", bounds=(0, 20),
                        whole=True)
     adatoms: Span = span(0.0, 0.0, "1", "added atoms over surface atoms", bounds=(0, 1))

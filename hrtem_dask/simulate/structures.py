@@ -14,6 +14,7 @@ import numpy as np
 from .contact import apart, beyond, giving_way, wrapped
 from .crystals import Cluster, metal_particle
 from .films import BLOCK_HEIGHT, Edge, amorphous_block, carbon_film, draw_edge
+from .lattices import lattice_of
 from .matter import Particles, Sheet, Support, words
 from .oxides import ceria_slab
 from .recipe import Recipe
@@ -300,12 +301,21 @@ def draw_particle(spec: Particles, diameter: float, rng: np.random.Generator, ex
     """Draw one particle of this diameter around the origin."""
     elongation, height = spec.elongation.draw(rng), spec.height.draw(rng)
     middling = np.sqrt(spec.diameter.low * spec.diameter.high)
+    height = min(height * (middling / diameter) ** evenness, max(height, 1.0)) if evenness else height
+    twin, species, axis = rng.random() < spec.twin_fraction, one_of(spec.species, extra), one_of(spec.zone_axis, extra)
     return metal_particle(
-        diameter, rng, elongation=elongation,
-        height=min(height * (middling / diameter) ** evenness, max(height, 1.0)) if evenness else height,
-        twin=rng.random() < spec.twin_fraction, species=one_of(spec.species, extra), shape=spec.shape,
-        zone_axis=one_of(spec.zone_axis, extra), tilt=(spec.tilt.low, spec.tilt.high),
+        diameter, rng, elongation=elongation, height=height, twin=twin, species=species, shape=spec.shape,
+        zone_axis=axis, tilt=tilt_range(spec, species, axis, height * diameter),
         steps=spec.steps.draw_integer(extra), adatoms=spec.adatoms.draw(extra))
+
+
+def tilt_range(spec: Particles, species: str, axis: str, thickness: float) -> tuple[float, float]:
+    """Range of tilts [degree] that keeps the columns of a particle of this thickness [angstrom] apart."""
+    low, high = spec.tilt.low, spec.tilt.high
+    if axis == "any" or spec.smear >= 1:
+        return low, high
+    most = np.rad2deg(np.arcsin(min(2 * spec.smear * lattice_of(species).column_spacing(axis) / thickness, 1.0)))
+    return min(low, most), min(high, most)
 
 
 def height_of(z: np.ndarray, thickness: float, at_edge: bool, support: Support, rng: np.random.Generator,
