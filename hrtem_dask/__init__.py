@@ -17,6 +17,8 @@ _WHERE = {
     "analyse_particles": "analysis.particles",
     "blob_probability": "analysis.blobs",
     "connect": "cluster",
+    "correct_drift": "analysis.registration",
+    "estimate_drift": "analysis.registration",
     "filter_frames": "analysis.verdicts",
     "find_columns": "analysis.columns",
     "fit_mtf": "detector.fitting",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .analysis.labels import label_particles
     from .analysis.particles import analyse_particles
     from .analysis.ratio_map import peak_ratio_map
+    from .analysis.registration import correct_drift, estimate_drift
     from .analysis.rings import guess_pixel_size
     from .analysis.segment import segment
     from .analysis.tracks import link_particles
