@@ -8,8 +8,8 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["COLUMNS", "DRIFT", "FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS", "TABLES", "TRACKS", "VERDICTS",
-           "Column", "Table"]
+__all__ = ["COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS",
+           "RATE", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -187,5 +187,67 @@ COLUMNS = Table("columns", (
     Column("contrast", "int8", "", "of the frame: 1 columns are bright, -1 dark, 0 not significant or no image given"),
 ))
 
+EVENTS = Table("events", (
+    Column("frame", "int64", "", "first frame of the new state"),
+    Column("time", "float64", "second", "time of that frame"),
+    Column("kind", "category", "", "appear, disappear or hop"),
+    Column("site", "int64", "", "site that changed; of a hop the one that was left"),
+    Column("y", "float64", "angstrom", "place of that site in the drift-corrected coordinates of the first frame"),
+    Column("x", "float64", "angstrom", "the same along x"),
+    Column("site_to", "int64", "", "site that a hop went to; else -1"),
+    Column("y_to", "float64", "angstrom", "place of that site; else nan"),
+    Column("x_to", "float64", "angstrom", "the same along x"),
+    Column("probability", "float64", "1", "that the state changed within three steps of that frame, by all frames"),
+    Column("gap", "float64", "second", "since the site was last looked at; the time from frame to frame where no frame "
+                                       "is missing"),
+    Column("epoch", "int64", "", "number of the epoch"),
+))
+
+RATE = Table("rate", (
+    Column("time", "float64", "second", "middle of the part of the time"),
+    Column("start", "float64", "second", "its begin"),
+    Column("stop", "float64", "second", "its end"),
+    Column("events", "int64", "", "events of the most probable path; a hop is one"),
+    Column("exposure", "float64", "second", "site-seconds in which sites that can change were looked at"),
+    Column("rate_raw", "float64", "1/second", "events over exposure"),
+    Column("rate", "float64", "1/second", "most likely rate a site, with what is missed and invented; nan where nothing "
+                                          "was looked at"),
+    Column("low", "float64", "1/second", "lower end of the interval at 95 %"),
+    Column("high", "float64", "1/second", "upper end"),
+    Column("limit", "bool", "", "whether only the upper end means something: no event is sure"),
+    Column("appear", "int64", "", "events of this kind"),
+    Column("disappear", "int64", "", "events of this kind"),
+    Column("hop", "int64", "", "events of this kind"),
+    Column("flips", "int64", "", "changes from look to look of what was seen at these sites, misreads and all"),
+))
+
+DIFFUSION_SITES = Table("diffusion_sites", (
+    Column("site", "int64", "", "number of the site"),
+    Column("epoch", "int64", "", "number of the epoch"),
+    Column("y", "float64", "angstrom", "place in the drift-corrected coordinates of the first frame"),
+    Column("x", "float64", "angstrom", "the same along x"),
+    Column("edge", "bool", "", "whether it lies at the edge of the particle"),
+    Column("changes", "bool", "", "whether it counts as a site that can change"),
+    Column("probability", "float64", "1", "that it can change"),
+    Column("occupancy", "float64", "1", "part of the time in which it is occupied"),
+    Column("tpr", "float64", "1", "probability that a column there is seen in a frame"),
+    Column("fpr", "float64", "1", "probability that one is seen where there is none"),
+    Column("looks", "int64", "", "frames in which it was looked at"),
+    Column("exposure", "float64", "second", "time in which it was looked at"),
+    Column("events", "int64", "", "times it changed, on the most probable path"),
+    Column("expected", "float64", "", "times it changed, as expected by all frames"),
+))
+
+DWELL = Table("dwell", (
+    Column("state", "category", "", "occupied or empty"),
+    Column("time", "float64", "second", "time since the site got into that state"),
+    Column("share", "float64", "1", "part of the dwells that last longer (Kaplan and Meier)"),
+    Column("low", "float64", "1", "lower end of its interval at 95 %"),
+    Column("high", "float64", "1", "upper end"),
+    Column("at_risk", "int64", "", "dwells that were watched so long"),
+    Column("ended", "int64", "", "dwells that ended at that time"),
+))
+
 #: every table by name
-TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS)}
+TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS, EVENTS,
+                               RATE, DIFFUSION_SITES, DWELL)}

@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 from .hmm import Moves, Smoothed, filter_odds, likelihood_ratio, log_evidence, moves, path_moments, smooth
 
-__all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_chain", "profile_rates", "start_chain"]
+__all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_chain", "majority", "profile_rates", "start_chain"]
 
 #: bounds of what is estimated: a column that is there is seen more often than not, one that is not seldom
 TPR_BOUNDS, FPR_BOUNDS = (0.5, 1 - 1e-6), (1e-6, 0.35)
@@ -216,7 +216,7 @@ def start_chain(records: Sequence[Record], reading: Reading, group: np.ndarray, 
     sites, groups = len(reading.pool), int(group.max()) + 1
     sums = np.zeros((6, sites))  # hits, on, falses, off, time, changes
     for record in records:
-        state = _majority(record.seen)
+        state = majority(record.seen)
         known, ones = record.seen >= 0, record.seen == 1
         for row, part in enumerate((ones & state, known & state, ones & ~state, known & ~state)):
             sums[row, record.site] += part.sum(0)
@@ -228,8 +228,8 @@ def start_chain(records: Sequence[Record], reading: Reading, group: np.ndarray, 
     return _read(chain, reading, *sums[:4])
 
 
-def _majority(seen: np.ndarray, width: int = 5) -> np.ndarray:
-    """Whether most known looks at a site in a few frames show a column."""
+def majority(seen: np.ndarray, width: int = 5) -> np.ndarray:
+    """Whether most known looks (frame, site) at a site in a few frames about each show a column."""
     score = np.where(seen == 1, 1, np.where(seen == 0, -1, 0)).astype(np.int32)
     padded = np.pad(score, ((width // 2 + 1, width // 2), (0, 0))).cumsum(0)
     return padded[width:] - padded[:-width] > 0
