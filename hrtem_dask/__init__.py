@@ -27,6 +27,7 @@ _WHERE = {
     "guess_pixel_size": "analysis.rings",
     "identify_zone_axis": "analysis.zone_axis",
     "label_particles": "analysis.labels",
+    "link_columns": "analysis.links",
     "link_particles": "analysis.tracks",
     "load_model": "networks.models",
     "open_movie": "io.movie",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles
+    from .analysis.links import link_columns
     from .analysis.particles import analyse_particles
     from .analysis.ratio_map import peak_ratio_map
     from .analysis.registration import correct_drift, estimate_drift
