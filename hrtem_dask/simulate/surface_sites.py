@@ -38,7 +38,8 @@ class SurfaceSites:
     site : ndarray, int, shape (atom,)
         Site of each of those atoms, -1 in the core.
     rank : ndarray, int, shape (atom,)
-        Order in which the places of a site are filled, from 0: from the middle of the column outwards.
+        Order in which the places of a site are filled, from 0: those of the particle as drawn first, from
+        their middle outwards.
     native : ndarray, bool, shape (site,)
         Whether the column is there in the particle as drawn.
     atoms : ndarray, int, shape (site,)
@@ -110,12 +111,13 @@ def surface_sites(particle: Cluster, rng: np.random.Generator, *, atoms: tuple[i
     -----
     Columns of the outline are taken off the core one by one, the least bound first, as long as
 
-    - every atom of theirs keeps three neighbours, of which two at least belong to the core and the others
-      to the same column; so do those of the columns taken before;
+    - they can be built atom by atom, where every atom finds three neighbours: in the core, or two there and
+      an atom of the same column; so can the columns taken before;
     - every atom of the core keeps three neighbours in the core, and the core is one piece.
 
-    Empty sites are the columns of the lattice without any atom whose places find the same hold on the
-    core. Sites whose columns are within a bond of each other in projection are neighbours.
+    Empty sites are the columns of the lattice without any atom that can be built on the core in the same
+    way. So a column of any number of atoms up to the room of its site is held. Sites whose columns are
+    within a bond of each other in projection are neighbours.
 
     Examples
     --------
@@ -133,10 +135,10 @@ def surface_sites(particle: Cluster, rng: np.random.Generator, *, atoms: tuple[i
     points, index, spread = lattice_points(particle.positions, lattice, turn)
     grid = Grid.of(points, index, turn.apply(zone_direction(lattice.cell, particle.info["zone_axis"])), lattice)
     taken = grid.peeled(rng)
-    core = grid.there & ~np.isin(grid.column, taken)
-    full = np.unique(grid.column[grid.there])
-    chosen = [(c, True) for c in taken] + [(c, False) for c in np.unique(grid.column) if c not in full]
-    runs = [(c, native, run) for c, native in chosen if len(run := grid.run(c, core, native))]
+    own = grid.links @ (grid.there & ~np.isin(grid.column, taken)).astype(np.int16)
+    free = np.setdiff1d(grid.column, grid.column[grid.there])
+    chosen = [(c, True) for c in taken] + [(c, False) for c in free]
+    runs = [(c, native, run) for c, native in chosen if len(run := grid.filling(c, own))]
     if not runs:
         raise InputError(f"no column of the particle of {len(particle)} atoms can come or go; expected a larger one")
     runs = ordered(runs, grid, n_sites, rng)
@@ -186,7 +188,7 @@ class Grid:
     """Points of a lattice, in columns along an axis, and which of them have an atom."""
 
     links: csr_array
-    mates: csr_array
+    bond: float
     column: np.ndarray
     height: np.ndarray
     centres: np.ndarray
@@ -203,38 +205,30 @@ class Grid:
         i, j = cKDTree(points).query_pairs(BOND * lattice.bond, output_type="ndarray").T
         both = np.concatenate([i, j]), np.concatenate([j, i])
         links = coo_array((np.ones(2 * len(i), np.int16), both), shape=(len(points),) * 2).tocsr()
-        same = (column[both[0]] == column[both[1]]).astype(np.int16)
-        mates = coo_array((same, both), shape=links.shape).tocsr()
         near = np.linalg.norm(centres[:, None] - centres, axis=2) < REACH * lattice.bond
         np.fill_diagonal(near, False)
         there = np.zeros(len(points), bool)
         there[index] = True
-        return Grid(links, mates, column, points @ direction, centres, near, there)
-
-    def held(self, of: np.ndarray, core: np.ndarray) -> np.ndarray:
-        """Say which points of a column, a bool for each point of all, find a hold on the core and on each other."""
-        own = self.links @ core.astype(np.int16)
-        of = of & (own >= LEAST_CORE)
-        while (loose := of & (own + self.mates @ of.astype(np.int16) < HOLD)).any():
-            of = of & ~loose
-        return of
+        return Grid(links, BOND * lattice.bond, column, points @ direction, centres, near, there)
 
     def peeled(self, rng: np.random.Generator) -> list[int]:
         """Columns that can leave the core, as `surface_sites` says."""
         full = np.zeros(len(self.centres), bool)
         full[self.column[self.there]] = True
         outline = np.flatnonzero(full & (self.near & ~full).any(1))
+        away = self.centres[outline] - self.centres[full].mean(0)
+        outline = outline[np.argsort(np.arctan2(*away.T))]  # whatever the numbers of the columns are
         outline = outline[np.lexsort((rng.random(len(outline)), (self.near & full)[outline].sum(1)))]
-        core, taken, sites = self.there.copy(), [], np.zeros(len(self.there), bool)
+        core, taken = self.there.copy(), []
         weak = core & (self.links @ core.astype(np.int16) < HOLD)
         for c in outline:
-            mine = self.there & (self.column == c)
-            left, both = core & ~mine, sites | mine
-            loose = left & (self.links @ left.astype(np.int16) < HOLD) & ~weak
-            if loose.any() or not left.any() or (self.held(both, left) != both).any() or not self.one_piece(left):
+            left = core & (self.column != c)
+            own = self.links @ left.astype(np.int16)
+            if (left & (own < HOLD) & ~weak).any() or not left.any() or not self.one_piece(left):
                 continue
-            core, sites = left, both
-            taken.append(int(c))
+            if all(len(self.filling(k, own)) for k in (c, *taken)):
+                core = left
+                taken.append(int(c))
         return taken
 
     def one_piece(self, some: np.ndarray) -> bool:
@@ -242,27 +236,39 @@ class Grid:
         at = np.flatnonzero(some)
         return connected_components(self.links[at][:, at], directed=False)[0] == 1
 
-    def run(self, column: int, core: np.ndarray, native: bool) -> np.ndarray:
-        """Places of a column (points) in the order in which they are filled: the longest run that finds a hold."""
+    def filling(self, column: int, own: np.ndarray) -> np.ndarray:
+        """Places of a column (points) in the order in which they are filled, where that is possible.
+
+        Each finds a hold when its turn comes, see `surface_sites`. What is there in the particle comes first.
+
+        Parameters
+        ----------
+        column : int
+        own : ndarray, int
+            Neighbours in the core of each point.
+        """
         at = np.flatnonzero(self.column == column)
         at = at[np.argsort(self.height[at])]
-        of = np.zeros(len(core), bool)
-        of[at] = True
-        held = self.held(of, core)[at]
-        run = np.cumsum(np.append(0, ~held))[1:] * held - (~held)  # number of the run, -1 between runs
-        if native:
-            mine = self.there[at]
-            good = np.isin(run, run[mine]) & held  # all of `mine` are held
-            middle = self.height[at][mine].mean()
-        else:
-            if not held.any():
-                return at[:0]
-            values, counts = np.unique(run[held], return_counts=True)
-            good = run == values[counts.argmax()]
-            middle = self.height[at][good].mean()
-        at = at[good]
-        away = np.abs(self.height[at] - middle)
-        return at[np.lexsort((self.height[at], np.round(away, 3), ~(native & self.there[at])))]
+        hold, mine = own[at], self.there[at]
+        touch = np.diff(self.height[at]) < self.bond
+        first = np.flatnonzero(hold >= HOLD) if not mine.any() else np.flatnonzero((hold >= HOLD) & mine)
+        if not len(first):
+            return at[:0]
+        if not mine.any():  # the longest run of good places
+            runs = np.split(first, np.flatnonzero(np.diff(first) > 1) + 1)
+            first = max(runs, key=len)
+        middle = self.height[at[mine if mine.any() else first]].mean()
+        away = np.round(np.abs(self.height[at] - middle), 3)
+        low = high = first[np.argmin(away[first])]
+        order = [low]
+        while True:
+            ends = [k for k, gap in ((low - 1, low - 1), (high + 1, high)) if 0 <= k < len(at)
+                    and (hold[k] >= HOLD or (hold[k] >= LEAST_CORE and touch[gap]))]
+            if not ends:
+                break
+            order.append(min(ends, key=lambda k: (not mine[k], away[k], k)))
+            low, high = min(low, order[-1]), max(high, order[-1])
+        return at[order] if mine[order[:mine.sum()]].all() and len(order) >= mine.sum() else at[:0]
 
 
 def ordered(runs: list[tuple], grid: Grid, n_sites: int | None, rng: np.random.Generator) -> list[tuple]:
