@@ -19,6 +19,7 @@ _WHERE = {
     "connect": "cluster",
     "correct_drift": "analysis.registration",
     "estimate_drift": "analysis.registration",
+    "count_diffusion": "analysis.diffusion",
     "filter_frames": "analysis.verdicts",
     "find_columns": "analysis.columns",
     "fit_mtf": "detector.fitting",
@@ -38,6 +39,7 @@ _WHERE = {
     "train": "networks.training",
     "train_for_microscope": "networks.own",
     "verdict_rates": "analysis.verdicts",
+    "view_layers": "view",
     "zone_axis_score": "analysis.zone_axis",
 }
 _MODULES = ("analysis", "campaign", "cluster", "core", "detector", "io", "kernels", "networks", "report", "simulate")
@@ -48,6 +50,7 @@ __version__ = package_version()
 if TYPE_CHECKING:
     from .analysis.blobs import blob_probability
     from .analysis.columns import find_columns
+    from .analysis.diffusion import count_diffusion
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from .networks.models import load_model
     from .networks.own import train_for_microscope
     from .networks.training import train
+    from .view import view_layers
 
 
 def __getattr__(name: str) -> Any:

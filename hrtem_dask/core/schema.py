@@ -8,8 +8,8 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES", "PEAK_PAIRS",
-           "RATE", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
+__all__ = ["COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES",
+           "PEAK_PAIRS", "RATE", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ RATE = Table("rate", (
     Column("events", "int64", "", "events of the most probable path; a hop is one"),
     Column("exposure", "float64", "second", "site-seconds in which sites that can change were looked at"),
     Column("rate_raw", "float64", "1/second", "events over exposure"),
-    Column("rate", "float64", "1/second", "most likely rate a site, with what is missed and invented; nan where nothing "
+    Column("rate", "float64", "1/second", "most likely rate a site, corrected for detection; nan where nothing "
                                           "was looked at"),
     Column("low", "float64", "1/second", "lower end of the interval at 95 %"),
     Column("high", "float64", "1/second", "upper end"),

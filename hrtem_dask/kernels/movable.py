@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from .event_rates import RateInterval, scan_rate
 from .hmm import filter_odds, likelihood_ratio, most_probable_path, moves, smooth
-from .occupancy_fit import Fit, Reading, Record, expectations, fit_chain, kinds_of, profile_rates, step_of
+from .occupancy_fit import Fit, Reading, Record, expectations, fit_chain, profile_rates, step_of
 
 __all__ = ["Decoded", "decode", "edge_sites", "fit_movable", "interval_in_bins", "interval_of_all", "nearest_distance",
            "neighbour_pairs"]
@@ -159,18 +159,22 @@ def fit_movable(records: Sequence[Record], reading: Reading, edge: np.ndarray, o
     shares = np.array(SHARES)
     if not inner:
         shares[0] = 0, 0.5, 0.5
-    if mixed and edge.any():
-        fit = fit_chain(records, reading, stratum=stratum, shares=shares)
-        _, logs = kinds_of(fit.totals, fit.chain)
-        gain = 2 * np.bincount(stratum, logs - fit.totals.log_mobile, 3)
-        shares = np.where((gain < GAIN)[:, None], [1.0, 0, 0], fit.chain.shares)
-        shares[0] = fit.chain.shares[0]
-        start = replace(fit.chain, shares=shares)
-    else:
-        shares[1:], start = [1.0, 0, 0], None
-    if start is None or (shares[1:, 0] == 1).any():
-        fit = fit_chain(records, reading, stratum=stratum, shares=shares, start=start)
-    return fit, np.where(fit.chain.shares[stratum, 0] == 1, True, fit.kinds[0] > 0.5)
+
+    def fitted(*mobile: int) -> Fit:
+        """Fit where all sites of these strata can change."""
+        first = shares.copy()
+        first[list(mobile)] = 1, 0, 0
+        return fit_chain(records, reading, stratum=stratum, shares=first)
+
+    present = [k for k in (1, 2) if (stratum == k).any()]
+    best = fitted(*present)
+    if mixed and present:
+        free = fitted()
+        if 2 * (free.log_likelihood - best.log_likelihood) > GAIN:
+            some = [fitted(k) for k in present] if len(present) > 1 else []
+            some = [f for f in some if 2 * (free.log_likelihood - f.log_likelihood) <= GAIN]
+            best = max(some, key=lambda f: f.log_likelihood, default=free)
+    return best, np.where(best.chain.shares[stratum, 0] == 1, True, best.kinds[0] > 0.5)
 
 
 def decode(record: Record, fit: Fit, can: np.ndarray) -> Decoded:
