@@ -1,4 +1,4 @@
-"""The command line: ``hrtem-dask inspect | run | report | export | demo | simulate | train | fit-mtf``.
+"""The command line: ``hrtem-dask inspect | run | report | export | demo | view | simulate | train | fit-mtf``.
 
 Exit codes: 0 ok, 2 wrong usage, 3 finished but frames failed, 4 failed, 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
@@ -26,7 +26,8 @@ __all__ = ["main"]
 
 OK, USAGE, SOME_FAILED, FAILED = 0, 2, 3, 4
 #: commands that live elsewhere and load only when they are called (training needs torch and abTEM)
-ELSEWHERE = {"simulate": ("cli_train", "Simulate a labelled training set."),
+ELSEWHERE = {"view": ("cli_view", "Show a movie or results in napari."),
+             "simulate": ("cli_train", "Simulate a labelled training set."),
              "train": ("cli_train", "Train a network on a simulated set."),
              "fit-mtf": ("cli_fit_mtf", "Fit the MTF of a detector to frames of vacuum.")}
 
