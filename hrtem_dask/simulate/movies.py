@@ -113,8 +113,8 @@ def movie(
     progress : callable, optional
         Called with (waves done, waves) after each exit wave.
     motion : Motion, optional
-        How the particles move, instead of `Wander`: for example `hrtem_dask.simulate.scenes.Rock`,
-        in and out of a zone axis.
+        How the particles move, instead of `Wander`: for example `hrtem_dask.simulate.Rock`, in and out of
+        a zone axis, or `hrtem_dask.simulate.Hopping`, whose surface columns come, go and hop.
     store : path, optional
         Zarr store to write; the workers must see it. `open_movie` opens its frames, `open_truth` the
         rest. A movie that was interrupted is continued, one that is finished opened. Without a

@@ -57,7 +57,7 @@ class Scene(Protocol):
 
         A variable whose first dim is ``configuration`` becomes one of ``frame``; others stay as they
         are. Attributes ``place: y`` or ``place: x`` mark positions in the cell [angstrom]: they are
-        given in the coordinates of each frame, drift and all.
+        given in the coordinates of each frame, drift and all; ``reference: y`` in those of the first frame.
         """
         ...
 
