@@ -13,9 +13,10 @@ from ..core.calibration import grid_of
 from ..core.errors import InputError
 from ..core.provenance import record
 from ..kernels.blend import TAPERS
+from ..kernels.contrast import choice_reach
 from ..kernels.tiles import Axis, Layout, blended_tile_size, tile_size
 from ..kernels.turns import TURNS
-from ..networks.cards import network_pixel_size, outside
+from ..networks.cards import DARK, network_pixel_size, outside
 from ..networks.evaluation import BACKENDS
 from ..networks.models import Model, load_model
 from .tiling import Network, assemble, count_unknown
@@ -109,6 +110,9 @@ def segment(
     that lie where they lie whatever the tiles are. Where the movie has several chunks a frame,
     that pass reads them by itself, so that they need not stay in memory until the second pass.
     Torch runs one thread a task: Dask decides how much runs at once.
+
+    A network whose card says ``"contrast": "dark"`` evaluates every tile and its negative, and keeps the
+    more certain one of each neighbourhood of some 8 angstrom, to which the halo is added: twice the time.
 
     With ``halo="exact"`` the result is that of the untiled frame, bit for bit, as long as the
     backend sums the planes of a pixel in the same order wherever the pixel lies ("compiled" does).
@@ -225,13 +229,14 @@ def _window_size(window: str | None, size: int | None, halo: str | int, model: M
 
 def _halo(halo: str | int, model: Model) -> int:
     exact = model.weights.receptive_radius
+    choice = choice_reach(float(np.min(model.card["pixel_size"]))) if model.card.get("contrast") == DARK else 0
     if halo == "auto":
-        return min(model.card["effective_radius"], exact)
+        return min(model.card["effective_radius"], exact) + choice
     if halo == "exact":
-        return exact
+        return exact + choice
     if isinstance(halo, bool | str) or not isinstance(halo, int | np.integer) or halo < 0:
         raise InputError(f"halo is {halo!r}; expected 'auto', 'exact' or a number of network pixels, as 64")
-    return min(int(halo), exact)
+    return min(int(halo), exact + choice)
 
 
 def unknown_pixels(movie: xr.DataArray) -> xr.DataArray:

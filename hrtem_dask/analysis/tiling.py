@@ -16,9 +16,11 @@ from dask._task_spec import Task, TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from ..kernels.contrast import evaluate_either
 from ..kernels.normalise import combine
-from ..kernels.tiles import Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
+from ..kernels.tiles import Evaluate, Layout, Tile, frame_moments, region_moments, segment_tile, tile_core, tile_image
 from ..kernels.turns import evaluate_turned
+from ..networks.cards import DARK
 from ..networks.evaluation import evaluate, evaluate_many, one_thread, resolve_device
 from ..networks.models import Model, cached_weights, pack_weights
 from .cuts import Cut, Frames, frame_groups, pieces, referred
@@ -33,17 +35,20 @@ LARGE = 2**24
 class Network:
     """What a task needs to evaluate: options as values, the weights as one key of the graph."""
 
-    def __init__(self, payload: bytes, classes: int, device: str, backend: str, turns: int = 1) -> None:
+    def __init__(self, payload: bytes, classes: int, device: str, backend: str, turns: int = 1,
+                 either: float = 0.0) -> None:
         self.classes = classes
         self.sha256 = hashlib.sha256(payload).hexdigest()
-        self.options = {"sha256": self.sha256, "device": device, "backend": backend, "turns": turns}
+        self.options = {"sha256": self.sha256, "device": device, "backend": backend, "turns": turns,
+                        "either": either}
         # a key of the graph, unlike scattered data, comes back when the worker that held it leaves
         self.payload = dask.delayed(payload, name=f"weights-{self.sha256}", traverse=False)
 
     @classmethod
     def of(cls, model: Model, device: str, backend: str, turns: int = 1) -> Network:
         """Pack a model for the way to the workers."""
-        return cls(pack_weights(model.weights), len(model.classes), device, backend, turns)
+        either = float(np.min(model.card["pixel_size"])) if model.card.get("contrast") == DARK else 0.0
+        return cls(pack_weights(model.weights), len(model.classes), device, backend, turns, either)
 
 
 @contextmanager
@@ -171,6 +176,7 @@ class SegmentJob(NamedTuple):
     device: str
     backend: str
     turns: int
+    either: float
 
 
 def _unknown_task(block: np.ndarray) -> np.ndarray:
@@ -202,14 +208,14 @@ def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndar
         frames = job.cut.take(blocks, part)
         if _at_once(where, job.tile):
             images = [tile_image(f, job.tile, None if moments is None else moments[i]) for i, f in enumerate(frames)]
-            logits = evaluate_turned(lambda batch, edges: evaluate_many(weights, batch, backend=job.backend,
-                                                                        device=where, edges=edges),
-                                     np.stack(images), job.tile.edges, job.turns, weights.grid)
+            logits = _every_way(lambda batch, edges: evaluate_many(weights, batch, backend=job.backend, device=where,
+                                                                   edges=edges),
+                                np.stack(images), job.tile.edges, job, weights.grid)
             return np.stack([tile_core(one, job.tile) for one in logits])
 
         def run(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
-            return evaluate_turned(lambda part, sides: evaluate(weights, part, backend=job.backend, device=where,
-                                                                edges=sides), image, edges, job.turns, weights.grid)
+            return _every_way(lambda part, sides: evaluate(weights, part, backend=job.backend, device=where,
+                                                           edges=sides), image, edges, job, weights.grid)
 
         out = None
         for i, frame in enumerate(frames):
@@ -218,6 +224,15 @@ def _segment_task(job: SegmentJob, part: slice, payload: bytes, moments: np.ndar
                 out = np.empty((len(frames), *one.shape), one.dtype)
             out[i] = one
         return out
+
+
+def _every_way(run: Evaluate, image: np.ndarray, edges: tuple[bool, bool, bool, bool], job: SegmentJob, grid: int
+               ) -> np.ndarray:
+    """Logits of an image or a batch, turned and with either contrast where that was asked for."""
+    def turned(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
+        return evaluate_turned(run, image, edges, job.turns, grid)
+
+    return evaluate_either(turned, image, edges, job.either) if job.either else turned(image, edges)
 
 
 def _at_once(device: str, tile: Tile) -> bool:

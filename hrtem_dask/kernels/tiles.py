@@ -20,8 +20,8 @@ from . import normalise
 from .blend import Windows, blend
 from .resample import input_range, resample_block, resampled_size, support
 
-__all__ = ["Axis", "Layout", "Piece", "Tile", "blended_tile_size", "frame_moments", "region_moments", "segment_tile",
-           "softmax", "tile_core", "tile_image", "tile_size"]
+__all__ = ["Axis", "Evaluate", "Layout", "Piece", "Tile", "blended_tile_size", "frame_moments", "region_moments",
+           "segment_tile", "softmax", "tile_core", "tile_image", "tile_size"]
 
 log = logging.getLogger(__name__)
 

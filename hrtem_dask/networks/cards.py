@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..kernels.msdnet.weights import MSDWeights
 from ..kernels.unet import UNetWeights
 
-__all__ = ["FORMAT", "KEYS", "MEASURED", "architecture_of", "check_card", "complete_card", "expected_dice",
+__all__ = ["DARK", "FORMAT", "KEYS", "MEASURED", "architecture_of", "check_card", "complete_card", "expected_dice",
            "network_pixel_size", "of_recipe", "outside"]
 
 #: version of what a card and a file of weights hold; a later one is refused
@@ -35,6 +35,8 @@ MEASURED = {
     "pixel_size_range": "pixel sizes [angstrom] of the images it was trained for, as [0.1, 0.8]",
     "defocus_range": "defocus [angstrom, positive is underfocus] of those images, lowest and highest",
     "voltage": "of those images [kV]",
+    "contrast": "'dark': it knows dark columns, so that an image and its negative are evaluated, see kernels.contrast",
+    "label": "what it learnt to draw around a column: kind and sigma [angstrom]",
     "training": "recipe, seeds, commands and settings",
     "effective_receptive_field": "radii [network pixel] that hold the gradient of an output pixel, and the halo",
     "calibration": "temperature folded into the last layer, and the errors of the probabilities before and after",
@@ -43,6 +45,8 @@ MEASURED = {
     "known_failures": "where it is known to fail, as a list of sentences",
 }
 NORMALISATIONS = ("frame",)
+#: contrast of a network that is shown an image and its negative
+DARK = "dark"
 #: a range that is left by less than this part is not left
 SLACK = 0.02
 

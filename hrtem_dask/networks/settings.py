@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import InputError
 from ..simulate.columns import COLUMN_CLASSES
+from .contrast import WRONG
 from .msdnet import MSDNet
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Settings:
     often the average is judged during a run. ``outline`` is what the network learns to outline, see
     `Dataset`, and ``start`` the sha256 of the weights that it begins with, empty for random ones.
     ``classes`` follow the background: "particle" alone, or classes of columns, each drawn as
-    Gaussians with a sigma of ``column_size`` [angstrom].
+    Gaussians with a sigma of ``column_size`` [angstrom], in images whose columns are dark but for a
+    part ``wrong`` of the examples, see `hrtem_dask.networks.contrast`.
     """
 
     network: str = "msdnet"
@@ -54,6 +56,7 @@ class Settings:
     start: str = ""
     classes: tuple[str, ...] = (PARTICLE,)
     column_size: float = 0.4
+    wrong: float = WRONG
 
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..simulate.draws import draw_example
 from ..simulate.sets import Dataset
+from .contrast import turned_dark
 from .examples import Examples
 from .scoring import normalised
 from .settings import Settings
@@ -74,8 +75,16 @@ class Simulated:
     def drawer(self, settings: Settings) -> Callable[[int, int], Example]:
         """Return a function that draws example k of a step."""
         s = settings
-        return Examples(self.data, length=1, size=s.size, pixel_size=s.pixel_size, seed=s.seed, scale=s.scale,
+        draw = Examples(self.data, length=1, size=s.size, pixel_size=s.pixel_size, seed=s.seed, scale=s.scale,
                         offset=s.offset, classes=s.columns, column_size=s.column_size).draw
+        if not s.columns:
+            return draw
+
+        def dark(step: int, k: int) -> Example:
+            wrong = np.random.default_rng([s.seed, 6, step, k]).random() < s.wrong
+            return turned_dark(*draw(step, k), s.column_size / s.pixel_size, wrong)
+
+        return dark
 
     def validation(self, settings: Settings, k: int) -> Example:
         """Draw validation image k: not jittered, the doses in turn, every dose with the same microscopes."""
@@ -87,7 +96,10 @@ class Simulated:
             replace(self.data.recipe, imaging=replace(imaging, dose=dose)),
             np.random.default_rng([settings.seed, 2, i]), size=settings.size, pixel_size=settings.pixel_size,
             classes=settings.columns, column_size=settings.column_size)
-        return normalised(image), truth
+        image = normalised(image)
+        if settings.columns:
+            return turned_dark(image, truth, settings.column_size / settings.pixel_size)
+        return image, truth
 
     def identity(self) -> Any:
         """Recipe, seed and fields of the set."""

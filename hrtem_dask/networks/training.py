@@ -23,7 +23,7 @@ from ..core.provenance import versions
 from ..simulate.recipe import Recipe
 from ..simulate.sets import Dataset, dataset, open_dataset
 from .calibration import calibrated
-from .cards import of_recipe
+from .cards import DARK, of_recipe
 from .evaluation import resolve_device
 from .models import Model, load_model, save_model
 from .reach import reach_of
@@ -281,6 +281,7 @@ def make_card(run: Run, data: Dataset, held_out: Dataset, out: Path) -> dict[str
         "pixel_size": s.pixel_size,
         "normalisation": {"kind": "frame"},
         **of_recipe(recipe, s.columns),
+        **({"contrast": DARK, "label": {"kind": "gaussian", "size": s.column_size}} if s.columns else {}),
         "training": {
             "commands": [f"hrtem-dask simulate {recipe.name} --out SET -n {len(data)} --seed {data.seed}",
                          f"hrtem-dask train SET {command_options(run, out)}"
