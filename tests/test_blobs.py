@@ -74,6 +74,18 @@ def test_the_noise_is_that_of_the_ground_and_not_of_the_lattice():
     assert np.std(blob_response(empty, 0.5, (0.2, 0.2))) == pytest.approx(bare, rel=0.1)
 
 
+def test_a_noisier_part_of_a_frame_holds_no_columns_either():
+    rng = np.random.default_rng(2)
+    image = rng.normal(0, 1, (300, 300))
+    image[:, 150:] *= 4
+    image[40, 40] = 300.0  # a hot pixel makes its surroundings no noisier
+    p = blob_probability(make_movie(image[None], pixel_size=0.2)).sel({"class": "column"}).values[0]
+    z = p / (1 - p) * 5
+    for part in (z[60:-20, 20:120], z[60:-20, 180:280], z[48:60, 20:60]):
+        assert np.sqrt((part[part > 0] ** 2).mean()) == pytest.approx(1, abs=0.2)
+        assert part.max() < 5.5
+
+
 def test_response_against_scipy():
     image = spots(0.8).astype(float)
     found = blob_response(image, 0.5, (0.2, 0.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, fields
 from itertools import product
 from typing import Any
 
@@ -24,6 +25,7 @@ BLOCK = 2048
 TILE, TILES = 512, 8
 WHOLE = 1024  # pixels: a frame up to here is one tile
 CLASSES = ("background", "column")
+NUMBERS = len(fields(BlobScale))
 MOST = 20.0  # angstrom: no column is larger
 
 
@@ -68,8 +70,8 @@ def blob_probability(movie: xr.DataArray, *, size: float | None = None, sign: st
     -----
     ``response = -size^2 Laplacian(Gaussian * image)`` (Lindeberg, Int. J. Comput. Vision 30, 79 (1998)). Its
     standard deviation without lattice is that of the spectrum's rings, each the median over directions, behind
-    the same filter. Size, sign and noise of a frame of more than 1024 pixels come from tiles that lie where they lie
-    whatever the chunks are.
+    the same filter; within a frame it follows the roughness of the pixels in squares of 8 angstrom. What a
+    frame of more than 1024 pixels needs comes from tiles that lie where they lie whatever the chunks are.
 
     Examples
     --------
@@ -146,10 +148,10 @@ def _starts(n: int) -> tuple[int, list[int]]:
 
 def _scales(data: da.Array, pixel_size: tuple[float, float], size: float | None, sign: str,
             spacings: tuple[float, float]) -> da.Array:
-    """Size, sign, noise and mean (frame, 4) of every frame."""
+    """What `BlobScale` holds (frame, number) of every frame."""
     (ny, ys), (nx, xs) = (_starts(n) for n in data.shape[1:])
     tiles = da.stack([data[:, y:y + ny, x:x + nx] for y, x in product(ys, xs)], axis=1).rechunk({1: -1, 2: -1, 3: -1})
-    return da.blockwise(_scale_block, "fs", tiles, "ftyx", concatenate=True, dtype=np.float64, new_axes={"s": 4},
+    return da.blockwise(_scale_block, "fs", tiles, "ftyx", concatenate=True, dtype=np.float64, new_axes={"s": NUMBERS},
                         pixel_size=pixel_size, size=size, sign=sign, spacings=spacings,
                         meta=np.empty((0, 0), np.float64))
 
@@ -157,10 +159,10 @@ def _scales(data: da.Array, pixel_size: tuple[float, float], size: float | None,
 def _scale_block(tiles: np.ndarray, pixel_size: tuple[float, float], size: float | None, sign: str,
                  spacings: tuple[float, float]) -> np.ndarray:
     found = [scale_of(list(frame), pixel_size, size=size, sign=sign, spacings=spacings) for frame in tiles]
-    return np.array([(s.size, s.sign, s.noise, s.mean) for s in found], np.float64).reshape(-1, 4)
+    return np.array([astuple(s) for s in found], np.float64).reshape(-1, NUMBERS)
 
 
 def _block(frames: np.ndarray, scales: np.ndarray, pixel_size: tuple[float, float],
            reach: tuple[int, int]) -> np.ndarray:
-    return np.stack([blob_probability_block(image, BlobScale(s[0], int(s[1]), s[2], s[3]), pixel_size, reach)
-                     for image, s in zip(frames, scales, strict=True)])
+    return np.stack([blob_probability_block(image, BlobScale(*s), pixel_size, reach)
+                     for image, s in zip(frames, scales.tolist(), strict=True)])

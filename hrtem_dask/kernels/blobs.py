@@ -3,7 +3,8 @@
 The response is -size^2 times the Laplacian of the image smoothed by a Gaussian of this size (Lindeberg,
 Int. J. Comput. Vision 30, 79 (1998)), turned so that the spots that are looked for are positive, and
 divided by its standard deviation in what is no lattice: noise, and the speckle of an amorphous film.
-That is known from the spectrum, where both are spread over rings and a lattice stands in single spots.
+That is known from the spectrum, where both are spread over rings and a lattice stands in single spots;
+where some of a frame is noisier than the rest, as bright particles in a dark-field image, it follows that.
 So the response depends on neither gain nor offset, and an empty frame does not invent columns.
 """
 
@@ -13,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
 
 __all__ = ["HALF", "SIGNS", "SIZE", "SIZES", "SPACINGS", "BlobScale", "blob_probability_block", "blob_response",
-           "known_values", "pseudo_probability", "reach_of", "scale_of"]
+           "known_values", "pseudo_probability", "reach_of", "roughness", "scale_of"]
 
 #: where a frame shows no lattice [angstrom]
 SIZE = 0.45
@@ -31,6 +32,9 @@ SIZES = np.geomspace(0.3, 0.9, 23)  # angstrom: those that are tried
 FILL = 1.0  # angstrom: unknown pixels take the mean of the known ones about so far away
 FALSE_ALARM = 1e-4  # of any bin of the spectrum of pure noise
 NYQUIST = 0.9  # part of it that is looked at
+BOX = 8.0  # angstrom: side of the square that tells how noisy a place is
+CLIP = 6.0  # times the typical roughness: what is rougher is a hot pixel
+FACTORS = (0.3, 3.0)  # how far the noise of a place may be from that of the frame
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,31 @@ class BlobScale:
     """What a frame needs: ``size`` [angstrom], ``sign`` 1 of bright and -1 of dark spots.
 
     ``noise`` is the standard deviation of the response where there is no lattice, ``mean`` that of the
-    known pixels [counts].
+    known pixels [counts], ``rough`` the root mean square of `roughness`, ``clip`` what it is cut off at.
     """
 
     size: float
     sign: int
     noise: float
     mean: float
+    rough: float = 0.0
+    clip: float = 0.0
 
 
 def reach_of(size: float, pixel_size: tuple[float, float]) -> tuple[int, int]:
     """Samples (y, x) to each side that `blob_probability_block` depends on."""
-    return tuple(half_width(size, p) + half_width(FILL, p) for p in pixel_size)  # type: ignore[return-value]
+    return tuple(half_width(FILL, p) + max(half_width(size, p), box_width(p) // 2 + 1)
+                 for p in pixel_size)  # type: ignore[return-value]
 
 
 def half_width(size: float, step: float) -> int:
     """Samples to each side of a Gaussian of this size."""
     return int(REACH * size / step + 0.5)
+
+
+def box_width(step: float) -> int:
+    """Samples of the square that tells how noisy a place is, an odd number."""
+    return 2 * int(BOX / step / 2) + 1
 
 
 def known_values(image: np.ndarray, mean: float, pixel_size: tuple[float, float]) -> np.ndarray:
@@ -106,22 +118,45 @@ def blob_response(image: np.ndarray, size: float, pixel_size: tuple[float, float
     return -(sy * _smooth(image, size, pixel_size, (2, 0)) + sx * _smooth(image, size, pixel_size, (0, 2)))
 
 
-def pseudo_probability(response: np.ndarray, scale: BlobScale) -> np.ndarray:
-    """Turn a response into 0 to 1: z / (z + 5) of its positive part z [standard deviations].
+def roughness(image: np.ndarray) -> np.ndarray:
+    """How much pixels differ from their neighbours along both axes at once: noise, and hardly any lattice.
+
+    The absolute second difference of second differences (Immerkaer, Comput. Vision Image Underst. 64, 300 (1996)).
+    """
+    for axis in (0, 1):
+        image = ndimage.correlate1d(image, [1.0, -2.0, 1.0], axis, mode="reflect")
+    return np.abs(image)
+
+
+def noisier(image: np.ndarray, known: np.ndarray, scale: BlobScale, pixel_size: tuple[float, float]) -> np.ndarray:
+    """Noise around each pixel over that of the frame (y, x)."""
+    if scale.rough <= 0:
+        return np.ones(image.shape, np.float32)
+    square = np.where(known, np.minimum(roughness(image), np.float32(scale.clip)) ** 2, np.float32(scale.rough**2))
+    around = ndimage.uniform_filter(square, [box_width(p) for p in pixel_size], mode="reflect")
+    # running sums may end a little below zero
+    return np.clip(np.sqrt(np.maximum(around, 0)) / np.float32(scale.rough), *(np.float32(f) for f in FACTORS))
+
+
+def pseudo_probability(response: np.ndarray) -> np.ndarray:
+    """Turn a response [standard deviations] into 0 to 1: z / (z + 5) of its positive part z.
 
     It never saturates, so the order of the peaks stays; 0.5 means 5 standard deviations.
     """
-    if scale.noise <= 0:
-        return np.zeros(response.shape, np.float32)
-    z = np.maximum(response * np.float32(scale.sign / scale.noise), 0)
+    z = np.maximum(response, 0)
     return z / (z + np.float32(HALF))
 
 
 def blob_probability_block(image: np.ndarray, scale: BlobScale, pixel_size: tuple[float, float],
                            reach: tuple[int, int] = (0, 0)) -> np.ndarray:
     """Probabilities (background, column) of a block, less ``reach`` samples to each side; 0 of column where unknown."""
-    p = pseudo_probability(blob_response(known_values(image, scale.mean, pixel_size), scale.size, pixel_size), scale)
-    p = np.where(np.isfinite(image), p, np.float32(0))
+    known = np.isfinite(image)
+    if scale.noise > 0:
+        values = known_values(image, scale.mean, pixel_size)
+        z = blob_response(values, scale.size, pixel_size) * np.float32(scale.sign / scale.noise)
+        p = np.where(known, pseudo_probability(z / noisier(values, known, scale, pixel_size)), np.float32(0))
+    else:
+        p = np.zeros(image.shape, np.float32)
     ny, nx = p.shape
     p = p[reach[0]:ny - reach[0], reach[1]:nx - reach[1]]
     return np.stack([1 - p, p])
@@ -156,9 +191,12 @@ def scale_of(tiles: Sequence[np.ndarray], pixel_size: tuple[float, float], *, si
     power, k = mean_power(values, pixel_size)
     ground = rings_of(power, k, len(tiles))
     size = size or best_size(power, ground, k, spacings, 0.5 / max(pixel_size), len(tiles))
-    noise = float(np.sqrt((ground * transfer(k, size) ** 2).mean()))
+    noise = float(np.sqrt(np.average(ground * transfer(k, size) ** 2, weights=twice(k.shape, tiles[0].shape))))
     which = SIGN.get(sign) or (-1 if skewed(values, size, pixel_size) < 0 else 1)
-    return BlobScale(float(size), which, noise, mean)
+    rough = np.concatenate([roughness(v)[np.isfinite(t)] for v, t in zip(values, tiles, strict=True)])
+    clip = CLIP * float(np.median(rough)) if rough.size else 0.0
+    typical = float(np.sqrt((np.minimum(rough, clip).astype(np.float64) ** 2).mean())) if clip else 0.0
+    return BlobScale(float(size), which, noise, mean, typical, clip)
 
 
 def skewed(tiles: Sequence[np.ndarray], size: float, pixel_size: tuple[float, float]) -> float:
@@ -168,29 +206,40 @@ def skewed(tiles: Sequence[np.ndarray], size: float, pixel_size: tuple[float, fl
 
 
 def mean_power(tiles: Sequence[np.ndarray], pixel_size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean power of the tiles under a Hann window, per sample, and abs(k) [1/angstrom] of all bins."""
+    """Mean power of the tiles under a Hann window, per sample, and abs(k) [1/angstrom], in half the plane."""
     shape = tiles[0].shape
     window = np.hanning(shape[0] + 2)[1:-1, None] * np.hanning(shape[1] + 2)[1:-1]
     window /= np.sqrt((window**2).mean())
-    power = np.zeros(shape)
+    power = np.zeros((shape[0], shape[1] // 2 + 1))
     for tile in tiles:
         values = np.asarray(tile, np.float64)
         mean = (values * window).sum() / window.sum()
-        power += np.abs(np.fft.fft2((values - mean) * window)) ** 2 / values.size
-    k = np.hypot(np.fft.fftfreq(shape[0], pixel_size[0])[:, None], np.fft.fftfreq(shape[1], pixel_size[1]))
+        power += np.abs(fft.rfft2((values - mean) * window)) ** 2 / values.size
+    k = np.hypot(fft.fftfreq(shape[0], pixel_size[0])[:, None], fft.rfftfreq(shape[1], pixel_size[1]))
     return power / len(tiles), k
 
 
 def rings_of(power: np.ndarray, k: np.ndarray, tiles: int) -> np.ndarray:
     """Power that is spread over rings: the median of each, as a mean, at every bin."""
-    step = k[k > 0].min() * 2  # twice the finest: a window blurs a bin into its neighbours
-    ring = (k / step).astype(int)
-    number = ring.max() + 1
-    order = np.lexsort((power.ravel(), ring.ravel()))
-    ends = np.searchsorted(ring.ravel()[order], np.arange(number + 1))
-    middle = power.ravel()[order][np.minimum((ends[:-1] + ends[1:]) // 2, power.size - 1)]
+    if power.size < 2:
+        return power
+    step = float(k[k > 0].min()) * 2  # twice the finest: a window blurs a bin into its neighbours
+    ring = (k / step).astype(np.int64).ravel()
+    values = power.ravel()[np.argsort(ring, kind="stable")]
+    ends = np.cumsum(np.bincount(ring))
+    there = np.flatnonzero(np.bincount(ring))
+    middle = np.array([np.median(part) for part in np.split(values, ends[:-1]) if part.size])
     middle = middle / (1 - 1 / (9 * tiles)) ** 3  # Wilson and Hilferty: median over mean of a gamma distribution
-    return np.interp(k, (np.arange(number) + 0.5) * step, middle)
+    return np.interp(k, (there + 0.5) * step, middle)
+
+
+def twice(half: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """How many bins of the whole plane each of half the plane stands for."""
+    weight = np.full(half, 2.0)
+    weight[:, 0] = 1
+    if shape[1] % 2 == 0:
+        weight[:, -1] = 1
+    return weight
 
 
 def transfer(k: np.ndarray, size: float) -> np.ndarray:
