@@ -8,7 +8,7 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES",
+__all__ = ["ATOMS", "COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES",
            "PEAK_PAIRS", "RATE", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
@@ -248,6 +248,71 @@ DWELL = Table("dwell", (
     Column("ended", "int64", "", "dwells that ended at that time"),
 ))
 
+ATOMS = Table("atoms", (
+    Column("atoms", "float64", "", "most probable number of atoms of the column; nan where none is given"),
+    Column("atoms_low", "float64", "", "lower end of the shortest interval with the stated probability"),
+    Column("atoms_high", "float64", "", "upper end of that interval"),
+    Column("atoms_status", "category", "", "counted, not monotonic, not resolved, no match or no intensity"),
+    Column("atoms_reason", "category", "", "why no number is given; empty where one is"),
+))
+
+SITES = Table("sites", (
+    Column("site", "int64", "", "number of the site, from 0; sites of different epochs have different numbers"),
+    Column("epoch", "int64", "", "number of the epoch"),
+    Column("grain", "int64", "", "number of its lattice in the epoch, 0 is the one with most sites"),
+    Column("i", "int64", "", "index along the first vector of the lattice"),
+    Column("j", "int64", "", "index along the second vector"),
+    Column("y", "float64", "angstrom", "mean of its columns in reference coordinates; where it is not occupied, where "
+                                       "its neighbours put it"),
+    Column("x", "float64", "angstrom", "the same along x"),
+    Column("y_error", "float64", "angstrom", "standard error of that mean; nan where it is not occupied"),
+    Column("x_error", "float64", "angstrom", "the same along x"),
+    Column("seen", "int64", "", "frames with a column there"),
+    Column("frames", "int64", "", "frames in which it could be seen"),
+    Column("occupancy", "float64", "1", "seen over frames; nan where it could not be seen"),
+    Column("occupied", "bool", "", "whether columns come back there, more than by chance; else it is an empty lattice "
+                                   "point next to such a site"),
+    Column("neighbours", "int64", "", "occupied ones among the next sites of its lattice (six, or four of a square)"),
+    Column("surface", "bool", "", "whether it is next to the outside, or lies there itself; a vacancy inside is not"),
+    Column("intensity", "float64", "1", "mean intensity of its columns; nan where unknown"),
+    Column("intensity_error", "float64", "1", "standard error of that mean"),
+    Column("e_yy", "float64", "1", "strain along y against the reference lattice; nan without enough neighbours"),
+    Column("e_xx", "float64", "1", "strain along x"),
+    Column("e_yx", "float64", "1", "shear strain"),
+    Column("rotation", "float64", "radian", "rotation of the local lattice, from +y towards +x"),
+    Column("e_yy_error", "float64", "1", "standard error, from those of the positions"),
+    Column("e_xx_error", "float64", "1", "the same"),
+    Column("e_yx_error", "float64", "1", "the same"),
+    Column("rotation_error", "float64", "radian", "the same"),
+    Column("residual", "float64", "angstrom", "distance from the rigid lattice of its grain; nan where not occupied"),
+))
+
+LATTICES = Table("lattices", (
+    Column("epoch", "int64", "", "number of the epoch"),
+    Column("grain", "int64", "", "number of the lattice in the epoch"),
+    Column("u_y", "float64", "angstrom", "first vector"),
+    Column("u_x", "float64", "angstrom", "first vector"),
+    Column("v_y", "float64", "angstrom", "second vector"),
+    Column("v_x", "float64", "angstrom", "second vector"),
+    Column("origin_y", "float64", "angstrom", "where i = j = 0, in reference coordinates"),
+    Column("origin_x", "float64", "angstrom", "the same along x"),
+    Column("u_y_error", "float64", "angstrom", "standard error of the fit, strain taken as noise"),
+    Column("u_x_error", "float64", "angstrom", "the same"),
+    Column("v_y_error", "float64", "angstrom", "the same"),
+    Column("v_x_error", "float64", "angstrom", "the same"),
+    Column("origin_y_error", "float64", "angstrom", "the same"),
+    Column("origin_x_error", "float64", "angstrom", "the same"),
+    Column("length_u", "float64", "angstrom", "of the first vector, the shortest of the lattice"),
+    Column("length_v", "float64", "angstrom", "of the second vector"),
+    Column("angle", "float64", "radian", "between them"),
+    Column("n", "int64", "", "occupied sites"),
+    Column("rms", "float64", "angstrom", "root mean square distance of these from the rigid lattice"),
+    Column("misorientation", "float64", "radian", "smallest turn that brings the lattice of grain 0 to this one, from "
+                                                  "+y towards +x"),
+    Column("zone_axis", "string", "", "such as [110]; empty where no crystal was given or none of its axes fits"),
+    Column("mismatch", "float64", "1", "length over that of the ideal lattice of the axis, less 1; else nan"),
+))
+
 #: every table by name
-TABLES = {t.name: t for t in (PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS, EVENTS,
-                               RATE, DIFFUSION_SITES, DWELL)}
+TABLES = {t.name: t for t in (ATOMS, PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS,
+                               EVENTS, RATE, DIFFUSION_SITES, DWELL, SITES, LATTICES)}

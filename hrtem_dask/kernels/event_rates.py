@@ -137,7 +137,7 @@ def scan_rate(log_likelihood: Callable[[np.ndarray], np.ndarray], events: np.nda
         scales, values = np.concatenate([scales, more]), np.concatenate([values, log_likelihood(more)])
         out = []
         for g in range(len(width)):
-            s, first = np.unique(scales[:, g], return_index=True)
+            s, first = np.unique(scales[:, g].round(9), return_index=True)
             out.append(rate_interval(s, values[first, g]))
             centre[g] = np.log(max(out[g].rate, 0.1 / (events[g] + 1)))
         inside = np.array([np.isfinite(o.high) for o in out])

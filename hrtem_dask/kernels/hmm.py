@@ -242,7 +242,7 @@ def backward_odds(ratio: np.ndarray, step: Moves, which: np.ndarray) -> np.ndarr
     return out
 
 
-def smooth(ratio: np.ndarray, step: Moves, which: np.ndarray, start: float = 1.0) -> Smoothed:
+def smooth(ratio: np.ndarray, step: Moves, which: np.ndarray, start: np.ndarray | float = 1.0) -> Smoothed:
     """State of every site in every frame, by all frames.
 
     Parameters
@@ -253,7 +253,7 @@ def smooth(ratio: np.ndarray, step: Moves, which: np.ndarray, start: float = 1.0
         For each different gap; (gap, ...) broadcasts with a frame of ``ratio``.
     which : ndarray of int, shape (frame - 1,)
         Gap of each step from one frame to the next.
-    start : float
+    start : float or ndarray, shape (...)
         Odds before the first frame; 1 says nothing.
 
     Returns
@@ -279,7 +279,8 @@ def smooth(ratio: np.ndarray, step: Moves, which: np.ndarray, start: float = 1.0
     return Smoothed(odds / (1.0 + odds), filtered, ahead, ratio[1:] * ahead[1:], log + more)
 
 
-def most_probable_path(ratio: np.ndarray, step: Moves, which: np.ndarray, start: float = 1.0) -> np.ndarray:
+def most_probable_path(ratio: np.ndarray, step: Moves, which: np.ndarray,
+                       start: np.ndarray | float = 1.0) -> np.ndarray:
     """States of the most probable path (Viterbi); arguments as in `smooth`.
 
     Returns

@@ -181,7 +181,8 @@ def decode(record: Record, fit: Fit, can: np.ndarray) -> Decoded:
     """States of the sites of a record; those that cannot change keep the likelier of the two."""
     at, chain = record.site, fit.chain
     ratio, step = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at]), step_of(record, chain)
-    done, path = smooth(ratio, step, record.which), most_probable_path(ratio, step, record.which)
+    start = chain.start(at)
+    done, path = smooth(ratio, step, record.which, start), most_probable_path(ratio, step, record.which, start)
     static = fit.kinds[1, at] > fit.kinds[2, at]
     mobile, full = fit.kinds[0, at], fit.kinds[1, at]
     changed = np.empty((2, len(record.which), len(at)))
@@ -236,7 +237,7 @@ def interval_in_bins(records: Sequence[Record], fit: Fit, edges: np.ndarray, wei
     for record in records:
         at, chain = record.site, fit.chain
         ratio = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at])
-        done = smooth(ratio, step_of(record, chain), record.which)
+        done = smooth(ratio, step_of(record, chain), record.which, chain.start(at))
         place = np.clip(np.searchsorted(edges, record.time[1:], "right") - 1, 0, bins - 1)
         smoothed.append((record, ratio, done.filtered, done.ahead, place))
         for b in np.unique(place):

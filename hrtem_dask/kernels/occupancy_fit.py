@@ -18,7 +18,8 @@ from scipy.special import logsumexp
 
 from .hmm import Moves, Smoothed, filter_odds, likelihood_ratio, log_evidence, moves, path_moments, smooth
 
-__all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_chain", "majority", "profile_rates", "start_chain"]
+__all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_chain", "majority", "profile_rates",
+           "start_chain"]
 
 #: bounds of what is estimated: a column that is there is seen more often than not, one that is not seldom
 TPR_BOUNDS, FPR_BOUNDS = (0.5, 1 - 1e-6), (1e-6, 0.35)
@@ -92,6 +93,8 @@ class Chain:
         Probability to see a column where there is one, and where there is none.
     shares : ndarray, shape (stratum, 3)
         Part of sites that can change, that are always occupied, and always empty.
+    first : ndarray, shape (stratum,)
+        Probability that a site that can change is occupied at first.
     group, stratum : ndarray of int, shape (site,)
         Of each site.
     """
@@ -101,8 +104,13 @@ class Chain:
     tpr: np.ndarray
     fpr: np.ndarray
     shares: np.ndarray
+    first: np.ndarray
     group: np.ndarray
     stratum: np.ndarray
+
+    def start(self, site: np.ndarray) -> np.ndarray:
+        """Odds of occupied to empty at first, of these sites."""
+        return (self.first / (1 - self.first))[self.stratum[site]]
 
 
 class Totals(NamedTuple):
@@ -114,6 +122,8 @@ class Totals(NamedTuple):
         Events, time occupied, and time in all [second].
     hits, on, falses, off : ndarray
         Columns seen where there is one, looks at occupied sites; columns seen where there is none, looks at empty.
+    first, begins : ndarray
+        Records that begin with the site occupied, and records.
     log_mobile, log_full, log_empty : ndarray
         Log-likelihoods of the three kinds of sites.
     """
@@ -126,6 +136,8 @@ class Totals(NamedTuple):
     on: np.ndarray
     falses: np.ndarray
     off: np.ndarray
+    first: np.ndarray
+    begins: np.ndarray
     log_mobile: np.ndarray
     log_full: np.ndarray
     log_empty: np.ndarray
@@ -164,7 +176,7 @@ def step_of(record: Record, chain: Chain) -> Moves:
 def smooth_record(record: Record, chain: Chain) -> Smoothed:
     """States of the sites of a record, if they can change."""
     ratio = likelihood_ratio(record.seen, chain.tpr[record.site], chain.fpr[record.site])
-    return smooth(ratio, step_of(record, chain), record.which)
+    return smooth(ratio, step_of(record, chain), record.which, chain.start(record.site))
 
 
 def expectations(records: Sequence[Record], chain: Chain) -> Totals:
@@ -184,6 +196,8 @@ def expectations(records: Sequence[Record], chain: Chain) -> Totals:
         out.on[at] += on
         out.falses[at] += ones.sum(0) - hits
         out.off[at] += known.sum(0) - on
+        out.first[at] += done.occupied[0]
+        out.begins[at] += 1
         empty = log_evidence(seen, chain.fpr[at])
         out.log_empty[at] += empty
         out.log_full[at] += log_evidence(seen, chain.tpr[at])
@@ -224,7 +238,8 @@ def start_chain(records: Sequence[Record], reading: Reading, group: np.ndarray, 
         sums[5, record.site] += (state[1:] != state[:-1]).sum(0)
     changes, time = (np.bincount(group, row, groups) for row in (sums[5], sums[4]))
     rate = (changes + 1) / np.maximum(time, 1e-9)
-    chain = Chain(rate, rate.copy(), np.full(sites, 0.9), np.full(sites, 0.05), shares, group, stratum)
+    chain = Chain(rate, rate.copy(), np.full(sites, 0.9), np.full(sites, 0.05), shares,
+                  np.full(len(shares), 0.5), group, stratum)
     return _read(chain, reading, *sums[:4])
 
 
@@ -339,7 +354,9 @@ def _improved(records: Sequence[Record], chain: Chain, totals: Totals, kinds: np
     number = np.maximum(np.bincount(chain.stratum, minlength=strata), 1)
     shares = np.stack([np.bincount(chain.stratum, k, strata) for k in kinds], axis=1) / number[:, None]
     shares = np.where(chain.shares[:, :1] == 1, chain.shares, shares)
-    return _read(replace(chain, appear=appear, disappear=disappear, shares=shares), reading, *counts)
+    first, begins = (np.bincount(chain.stratum, can * v, strata) for v in (totals.first, totals.begins))
+    new = replace(chain, appear=appear, disappear=disappear, shares=shares, first=(first + 0.5) / (begins + 1))
+    return _read(new, reading, *counts)
 
 
 def profile_rates(records: Sequence[Record], chain: Chain, totals: Totals, scales: np.ndarray) -> np.ndarray:
@@ -356,9 +373,10 @@ def profile_rates(records: Sequence[Record], chain: Chain, totals: Totals, scale
         ratio = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at])
         step = moves(record.gaps[:, None, None], factor[:, at] * chain.appear[group],
                      factor[:, at] * chain.disappear[group])
-        start = np.broadcast_to(ratio[0], (len(scales), len(at)))
+        first = chain.start(at)
+        start = np.broadcast_to(ratio[0] * first, (len(scales), len(at)))
         _, log = filter_odds(ratio[1:], step, record.which, start, keep=False)
-        logs[:, at] += log + np.log((1 + ratio[0]) / 2) + log_evidence(record.seen, chain.fpr[at])
+        logs[:, at] += log + np.log((1 + ratio[0] * first) / (1 + first)) + log_evidence(record.seen, chain.fpr[at])
     with np.errstate(divide="ignore"):
         shares = np.log(chain.shares[chain.stratum].T)
     static = np.logaddexp(shares[1] + totals.log_full, shares[2] + totals.log_empty)

@@ -93,7 +93,7 @@ def check_path(records: Sequence[Record], fit: Fit, can: np.ndarray, seed: int =
             for truth in (states, frozen):
                 seen = np.where(known, read_sites(rng, truth, chain.tpr[at], chain.fpr[at]), -1)
                 ratio = likelihood_ratio(seen, chain.tpr[at], chain.fpr[at])
-                found = changes_of(most_probable_path(ratio, step, part.which), known)
+                found = changes_of(most_probable_path(ratio, step, part.which, chain.start(at)), known)
                 if truth is frozen:
                     false += len(found.frame)
                     time += float(known.sum()) / max(len(known), 1) * float(record.time[-1] - record.time[0])
