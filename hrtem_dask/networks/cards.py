@@ -169,7 +169,7 @@ def of_recipe(recipe: Any, columns: Sequence[str] = ()) -> dict[str, Any]:
         Classes of columns that it learnt; none where it learnt particles.
     """
     imaging = recipe.imaging
-    over = -imaging.defocus.high / 3 if imaging.overfocus_fraction else imaging.defocus.low
+    over = -imaging.defocus.high * imaging.overfocus_part if imaging.overfocus_fraction else imaging.defocus.low
     return {
         "task": f"Columns of atoms in projection: a hill of height 1 around each ({', '.join(columns)})" if columns
         else "Particles of metal on a support: the probability that a pixel shows one",

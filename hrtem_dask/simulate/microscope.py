@@ -244,7 +244,7 @@ def draw_optics(imaging: Imaging, rng: np.random.Generator) -> Optics:
     angle, drift = rng.uniform(0, np.pi), imaging.drift.draw(rng)
     later = rng.spawn(1)[0]  # the stream of what was drawn before there was coma stays as it was
     return Optics(
-        defocus=imaging.defocus.draw(rng) * (1 if underfocus else -1 / 3),
+        defocus=imaging.defocus.draw(rng) * (1 if underfocus else -imaging.overfocus_part),
         cs=(imaging.cs_corrected if corrected else imaging.cs).draw(rng) * 1e7,
         focal_spread=imaging.focal_spread.draw(rng),
         convergence=imaging.convergence.draw(rng) * 1e-3,

@@ -59,8 +59,8 @@ class Imaging:
     dose: Span = span(10, 5000, "electrons/angstrom^2", "of one image; a focal series shares it", scale="log",
                       bounds=(0.01, 1e7))
     defocus: Span = span(0, 3000, "angstrom", "underfocus; negative is overfocus", bounds=(-1e5, 1e5))
-    overfocus_fraction: float = scalar(0.12, "1", "images with the other sign, up to a third of the range",
-                                       bounds=(0, 1))
+    overfocus_fraction: float = scalar(0.12, "1", "images with the other sign", bounds=(0, 1))
+    overfocus_part: float = scalar(1 / 3, "1", "their range, in parts of the other one", bounds=(0, 10))
     corrected_fraction: float = scalar(0.4, "1", "images from an aberration-corrected microscope", bounds=(0, 1))
     cs_corrected: Span = span(-0.03, 0.03, "millimetre", "spherical aberration, corrected", bounds=(-10, 10))
     cs: Span = span(0.3, 1.2, "millimetre", "spherical aberration of the others", bounds=(-10, 10))
