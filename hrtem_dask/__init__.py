@@ -16,12 +16,15 @@ _WHERE = {
     "MTF": "detector.mtf",
     "analyse_particles": "analysis.particles",
     "blob_probability": "analysis.blobs",
+    "column_contrast": "analysis.atoms",
     "connect": "cluster",
     "correct_drift": "analysis.registration",
     "estimate_drift": "analysis.registration",
     "count_diffusion": "analysis.diffusion",
+    "estimate_atoms": "analysis.atoms",
     "filter_frames": "analysis.verdicts",
     "find_columns": "analysis.columns",
+    "find_sites": "analysis.sites",
     "fit_mtf": "detector.fitting",
     "fourier_peak_pairs": "analysis.fourier",
     "frame_quality": "analysis.frames",
@@ -48,6 +51,7 @@ __all__ = sorted([*_WHERE, *_MODULES, "__version__"])
 __version__ = package_version()
 
 if TYPE_CHECKING:
+    from .analysis.atoms import column_contrast, estimate_atoms
     from .analysis.blobs import blob_probability
     from .analysis.columns import find_columns
     from .analysis.diffusion import count_diffusion
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from .analysis.registration import correct_drift, estimate_drift
     from .analysis.rings import guess_pixel_size
     from .analysis.segment import segment
+    from .analysis.sites import find_sites
     from .analysis.tracks import link_particles
     from .analysis.verdicts import filter_frames, verdict_rates
     from .analysis.zone_axis import identify_zone_axis, zone_axis_score

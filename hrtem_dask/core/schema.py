@@ -8,8 +8,8 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["ATOMS", "COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "PARTICLES",
-           "PEAK_PAIRS", "RATE", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
+__all__ = ["ATOMS", "COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "LATTICES",
+           "PARTICLES", "PEAK_PAIRS", "RATE", "SITES", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
