@@ -8,8 +8,8 @@ import pandas as pd
 
 from .errors import InputError
 
-__all__ = ["ATOMS", "COLUMNS", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES", "FRAME_QUALITY", "LATTICES",
-           "PARTICLES", "PEAK_PAIRS", "RATE", "SITES", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
+__all__ = ["ATOMS", "COLUMNS", "DIFFUSION_FRAMES", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES",
+           "FRAME_QUALITY", "LATTICES", "OCCUPANCY", "PARTICLES", "PEAK_PAIRS", "RATE", "SITES", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,20 @@ DIFFUSION_SITES = Table("diffusion_sites", (
     Column("expected", "float64", "", "times it changed, as expected by all frames"),
 ))
 
+OCCUPANCY = Table("occupancy", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("site", "int64", "", "number of the site"),
+    Column("seen", "int8", "", "1 where a column was seen there, 0 where none was"),
+    Column("occupancy", "float32", "1", "probability that the site is occupied, by all frames"),
+))
+
+DIFFUSION_FRAMES = Table("diffusion_frames", (
+    Column("frame", "int64", "", "index of the frame in the original movie"),
+    Column("time", "float64", "second", "time of the frame"),
+    Column("epoch", "int64", "", "number of the epoch"),
+    Column("status", "category", "", "used, left out, no columns, not registered or unreadable"),
+))
+
 DWELL = Table("dwell", (
     Column("state", "category", "", "occupied or empty"),
     Column("time", "float64", "second", "time since the site got into that state"),
@@ -315,4 +329,5 @@ LATTICES = Table("lattices", (
 
 #: every table by name
 TABLES = {t.name: t for t in (ATOMS, PEAK_PAIRS, PARTICLES, TRACKS, FRAMES, FRAME_QUALITY, VERDICTS, DRIFT, COLUMNS,
-                               EVENTS, RATE, DIFFUSION_SITES, DWELL, SITES, LATTICES)}
+                               EVENTS, RATE, DIFFUSION_SITES, DWELL, SITES, LATTICES, OCCUPANCY,
+                               DIFFUSION_FRAMES)}
