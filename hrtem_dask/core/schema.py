@@ -9,7 +9,8 @@ import pandas as pd
 from .errors import InputError
 
 __all__ = ["ATOMS", "COLUMNS", "DIFFUSION_FRAMES", "DIFFUSION_SITES", "DRIFT", "DWELL", "EVENTS", "FRAMES",
-           "FRAME_QUALITY", "LATTICES", "OCCUPANCY", "PARTICLES", "PEAK_PAIRS", "RATE", "SITES", "TABLES", "TRACKS", "VERDICTS", "Column", "Table"]
+           "FRAME_QUALITY", "LATTICES", "OCCUPANCY", "PARTICLES", "PEAK_PAIRS", "RATE", "SITES", "TABLES", "TRACKS",
+           "VERDICTS", "Column", "Table"]
 
 
 @dataclass(frozen=True)
