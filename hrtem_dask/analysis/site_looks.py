@@ -75,9 +75,9 @@ def look_at_sites(columns: Any, *, frame_time: float | None, frames_kept: Any, n
     table, drift, frames = _registered(table, drift, frames, view)
     if (frames["status"] == "used").sum() < 2:
         return replace(empty, frames=frames, reason=_why_so_few(frames))
-    found, table = _sites(table, sites, drift, crystal)
+    found, table, why = _sites(table, sites, drift, crystal, view)
     if not len(found):
-        return replace(empty, frames=frames, reason="no lattice was found in the columns, so there are no sites")
+        return replace(empty, frames=frames, reason=f"there are no sites: {why or 'the table of sites is empty'}")
     used = frames["status"] == "used"
     seen = _seen(table, found, frames[used])
     seen[~_in_view(found, frames[used], drift, view)] = -1
@@ -233,20 +233,23 @@ def _with_epochs(table: pd.DataFrame, drift: pd.DataFrame | None,
     return good, drift, frames
 
 
-def _sites(table: pd.DataFrame, sites: Any, drift: Any, crystal: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Table of sites, and the columns with the number of the site each belongs to (-1: none)."""
+def _sites(table: pd.DataFrame, sites: Any, drift: Any, crystal: Any,
+           view: Any) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
+    """Table of sites, columns with the number of the site each belongs to (-1: none), and why there is no site."""
     if sites is None:
         from .sites import find_sites
 
         plain = table.drop(columns=["site"] if drift is None else ["site", "y_ref", "x_ref", "epoch"], errors="ignore")
-        sites = find_sites(plain, drift, crystal=crystal)
+        with warnings.catch_warnings():  # that there is no site is said in the reason
+            warnings.simplefilter("ignore")
+            sites = find_sites(plain, drift, crystal=crystal, field_of_view=view)
         table = sites.columns.compute() if hasattr(sites.columns, "dask") else sites.columns
     if _is_found(sites):
-        return _site_table(sites.table), table
+        return _site_table(sites.table), table, getattr(sites, "reason", None)
     listed = _site_table(sites)
     if "site" in table:
-        return listed, table
-    return listed, table.assign(site=_assigned(table, listed))
+        return listed, table, None
+    return listed, table.assign(site=_assigned(table, listed)), None
 
 
 def _is_found(sites: Any) -> bool:

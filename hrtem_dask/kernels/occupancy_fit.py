@@ -25,7 +25,7 @@ __all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_c
 TPR_BOUNDS, FPR_BOUNDS = (0.5, 1 - 1e-6), (1e-6, 0.35)
 #: steps whose moves are held at once
 SLAB = 64
-#: least rate: so many events in the time that sites could have shown one
+#: least rate: so many events in the time that sites could have shown one; and what a guess of a rate weighs
 LEAST_EVENTS = 0.3
 
 
@@ -342,8 +342,10 @@ def _improved(records: Sequence[Record], chain: Chain, totals: Totals, kinds: np
     up, down, on, time = (np.bincount(chain.group, can * v, groups)
                           for v in (totals.appeared, totals.disappeared, totals.occupied, totals.duration))
     least = LEAST_EVENTS / np.maximum(np.bincount(chain.group, totals.duration, groups), 1e-9)
-    appear = np.maximum(up / np.maximum(time - on, 1e-9), least)
-    disappear = np.maximum(down / np.maximum(on, 1e-9), least)
+    # of a state that is hardly ever taken the rate is that of both, as LEAST_EVENTS of them would say
+    both = np.maximum((up + down) / np.maximum(time, 1e-9), least)
+    appear = np.maximum((up + LEAST_EVENTS) / (np.maximum(time - on, 0) + LEAST_EVENTS / both), least)
+    disappear = np.maximum((down + LEAST_EVENTS) / (np.maximum(on, 0) + LEAST_EVENTS / both), least)
     ones, looks = np.zeros_like(can), np.zeros_like(can)
     for record in records:
         ones[record.site] += record.looks[0].sum(0)
