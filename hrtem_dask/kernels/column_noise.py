@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from scipy import fft, optimize
 
-from .camera import radial_frequency
+from .camera import mtf_curve, radial_frequency
 
 __all__ = ["WINDOW", "Noise", "Spectrum", "correlation", "fit_noise", "noise_spectrum", "windows_of"]
 
@@ -26,6 +27,10 @@ LAST = 0.25
 #: widths of the Gaussians of the frequency [Nyquist]; the last one is white
 WIDTHS = (0.2, 0.28, 0.4, 0.56, 0.8, 1.1, np.inf)
 RINGS = 64
+#: MTFs that a camera may have, see `kernels.camera.mtf_curve`
+SCALES, POWERS, FLOORS = np.linspace(0.3, 0.7, 17), np.linspace(1.7, 3.1, 8), (0.0, 0.04, 0.08)
+#: neighbouring modes that the taper makes one
+SHARED = 2.25
 #: what is beyond this many deviations of a window is an X-ray or a hot pixel
 OUTLIER = 8.0
 
@@ -139,8 +144,8 @@ def fit_noise(spectrum: Spectrum, shape: tuple[int, int], pixel_size: tuple[floa
     pixel_size : (float, float)
         (y, x) [angstrom].
     mtf : callable, optional
-        Amplitude MTF of the frequency in units of Nyquist: then the noise is its square and a white part,
-        else what falls with the frequency as a sum of Gaussians does.
+        Amplitude MTF of the frequency in units of Nyquist: then the noise is its square and a white part.
+        Else the mean over the curves of `kernels.camera.mtf_curve`, each as likely as it fits.
 
     Returns
     -------
@@ -151,19 +156,35 @@ def fit_noise(spectrum: Spectrum, shape: tuple[int, int], pixel_size: tuple[floa
     mean = spectrum.total / max(spectrum.known, 1)
     power = spectrum.power[:RINGS] / np.maximum(modes, 1) / max(spectrum.windows, 1)
     use = (k > min(2 * max(pixel_size) / LIMIT, 1 - LAST)) & (modes > 0)
-    gauss = np.exp(-0.5 * (k[:, None] / np.array(WIDTHS)) ** 2)
     scale = float(power[use].mean()) if use.any() else 0.0
     if not scale > 0:
         return Noise(np.zeros(len(WIDTHS)), 0.0, mean)
-    basis = gauss
-    if mtf is not None:
-        square = np.asarray(mtf(k), dtype=np.float64) ** 2
-        basis = np.stack([square, np.ones(RINGS)], axis=1)
-    weight = np.sqrt(modes[use]) / np.maximum(power[use], 1e-3 * scale)
-    found = optimize.nnls(basis[use] * weight[:, None], power[use] * weight)[0]
-    if mtf is not None:
-        found = optimize.nnls(gauss, basis @ found)[0]
+    curves = _curves() if mtf is None else np.asarray(mtf(k), dtype=np.float64)[None] ** 2
+    weight = modes[use] / np.maximum(power[use], 1e-3 * scale) ** 2 / SHARED
+    amplitude, white, misfit = _with_white(curves[:, use], power[use], weight)
+    chance = np.exp(-0.5 * (misfit - misfit.min()))
+    chance /= chance.sum()
+    shape = (chance * amplitude) @ curves + chance @ white
+    found = optimize.nnls(np.exp(-0.5 * (k[:, None] / np.array(WIDTHS)) ** 2), shape)[0]
     return Noise(found, spectrum.rough / max(spectrum.windows, 1), mean)
+
+
+@lru_cache(maxsize=1)
+def _curves() -> np.ndarray:
+    """Squares of MTFs as cameras have them, (curve, ring)."""
+    k = (np.arange(RINGS) + 0.5) / RINGS
+    return np.array([mtf_curve(k, *shape) ** 2 for shape in product(SCALES, POWERS, FLOORS)])
+
+
+def _with_white(curves: np.ndarray, power: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Amplitude of each curve, white power beside it, neither negative, and the sum of squares that is left."""
+    cc, c1, n = curves**2 @ weight, curves @ weight, weight.sum()
+    cp, p1 = curves @ (weight * power), weight @ power
+    white = np.maximum((cc * p1 - c1 * cp) / np.maximum(cc * n - c1**2, 1e-12 * cc * n), 0)
+    amplitude = (cp - white * c1) / cc
+    white = np.where(amplitude < 0, p1 / n, white)
+    amplitude = np.maximum(amplitude, 0)
+    return amplitude, white, (power - amplitude[:, None] * curves - white[:, None]) ** 2 @ weight
 
 
 @lru_cache(maxsize=32)
