@@ -1,0 +1,167 @@
+"""What `benchmarks.columns` counts, on tables made by hand and on two small simulated fields."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import columns, columns_tables
+from benchmarks.columns_score import (
+    LOG,
+    THRESHOLDS,
+    Detector,
+    Setting,
+    column_truth,
+    contrast_of,
+    draw_scene,
+    found_columns,
+    judged,
+    rows_of,
+    told_sign,
+)
+from hrtem_dask import blob_probability
+from hrtem_dask.simulate import dataset
+from hrtem_dask.simulate.columns import column_image
+
+TINY = {"name": "tiny-columns",
+        "field": {"box": 32, "wave_sampling": 0.2, "stored_sampling": 0.4, "slice_thickness": 2},
+        "particles": {"number": 1, "shape": "wulff", "diameter": 18, "zone_axis": "110", "tilt": [0, 1],
+                      "thermal_displacement": 0.07},
+        "support": {"kind": "none"}, "film": {"absent_fraction": 1},
+        "imaging": {"pixel_size": 0.16, "defocus": 60, "overfocus_fraction": 0, "corrected_fraction": 1,
+                    "cs_corrected": -0.01, "focal_spread": 30, "convergence": 0, "astigmatism": 0, "coma": 0,
+                    "aperture_fraction": 0, "absorption_fraction": 0, "blur": 0.2, "drift": 0, "illumination": 0,
+                    "hot_pixels": 0, "mtf_scale": 0.6, "mtf_power": 2.5}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return dataset(TINY, tmp_path_factory.mktemp("set") / "s.zarr", 2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def scene(data):
+    sample = data.read(0)
+    return draw_scene(data, 0, Setting(3000.0), column_truth(sample), sample)
+
+
+def perfect(scene) -> pd.DataFrame:
+    movie = scene.movie
+    label = column_image(scene.truth.assign(**{"class": "column"}), scene.mask.shape, movie.attrs["pixel_size"])
+    return found_columns(Detector(), scene, blob_probability(movie).copy(data=label[None]), 0.5)
+
+
+def test_a_perfect_label_is_found_whole(scene):
+    truth, false = rows_of(perfect(scene), scene)
+    asked = truth[truth.atoms >= 2]
+    assert len(asked) > 15
+    assert asked.hit.all()
+    assert len(false) == 0
+    assert np.hypot(asked.dy, asked.dx).max() < 0.5
+    assert set(truth.zone) == {"110"}
+    assert truth.surface.sum() > 5
+    assert (~truth.surface).sum() > 3
+
+
+def test_false_and_missed_columns_are_counted_where_they_are(scene):
+    found, true = perfect(scene), scene.truth
+    inside = true[~true.surface & (true.atoms >= 2)][["y", "x"]].to_numpy()
+    inside = inside[((inside > 3) & (inside < np.array(scene.extent) - 3)).all(1)][:2]
+    far = np.hypot(*(found[["y", "x"]].to_numpy()[:, None] - inside).transpose(2, 0, 1)).min(1)
+    free = np.stack(np.meshgrid(*[np.arange(3.0, e - 3) for e in scene.extent], indexing="ij"), -1).reshape(-1, 2)
+    distance = np.hypot(*(free[:, None] - true[["y", "x"]].to_numpy()).transpose(2, 0, 1)).min(1)
+    y, x = free[distance.argmax()]
+    kept = found[far > 0.5]
+    truth, false = rows_of(pd.concat([kept, found.iloc[:1].assign(y=y, x=x)]), scene)
+    missed = truth[~truth.hit & (truth.atoms >= 2)]
+    assert len(found) - len(kept) == len(missed) == 2
+    assert not missed.surface.any()
+    assert false.place.tolist() == ["film or vacuum"]
+
+
+def test_the_contrast_and_its_sign(scene):
+    c = contrast_of(scene)
+    assert abs(c) > 0.03
+    assert told_sign(scene, 0.45) == ("bright" if c > 0 else "dark")
+
+
+def row(hits: int, missed: int, false: int, *, field: int = 0, dose: float = 100.0, error: float = 0.1) -> dict:
+    """A frame with these numbers of columns, each this far off along x and stated so."""
+    n = hits + missed
+    hit = np.arange(n) < hits
+    off = np.where(hit, error * np.where(np.arange(n) % 2, 1, -1), np.nan)
+    table = pd.DataFrame({"atoms": 5, "surface": np.arange(n) % 2 == 0, "zone": "110", "tilt": 1.5, "hit": hit,
+                          "dy": np.where(hit, 0.0, np.nan), "dx": off,
+                          "y_error": np.where(hit, error, np.nan), "x_error": np.where(hit, error, np.nan)})
+    places = pd.DataFrame({"place": ["surface"] * false, "zone": ["110"] * false}, dtype=object)
+    return {"seed": 1, "field": field, "setting": Setting(dose), "detector": Detector(), "columns": table,
+            "false": places, "contrast": -0.2, "area": 1e4}
+
+
+def test_figures_of_known_counts():
+    rows = [row(8, 2, 0, field=0), row(6, 0, 4, field=1)]
+    s = columns_tables.summary(rows)
+    assert (s["hits"], s["false"], s["missed"]) == (14, 4, 2)
+    assert s["f1"] == pytest.approx(28 / 34, abs=1e-4)
+    assert s["precision"] == pytest.approx(14 / 18, abs=1e-4)
+    assert s["recall"] == pytest.approx(14 / 16, abs=1e-4)
+    assert s["rms"] == pytest.approx(0.1, abs=1e-4)
+    assert s["pull_sd"] == pytest.approx(np.sqrt(0.5), abs=1e-3)  # along y all are 0, along x 1
+    low, high = s["f1_interval"]
+    assert low <= s["f1"] <= high
+    assert low < high
+    report = columns_tables.report(rows)
+    assert report["kinds"]["dark columns"]["100"]["frames"] == 2
+    assert report["kinds"]["bright columns"]["100"]["frames"] == 0
+    assert report["kinds"]["tilt 1 to 2 degree"]["100"]["recall"] == pytest.approx(14 / 16, abs=1e-4)
+    assert report["surface"]["100"]["surface"]["4-6"]["columns"] == 8
+    assert report["false"]["100"]["per_surface_column"] == pytest.approx(4 / 8)
+    assert report["false"]["100"]["film_or_vacuum_per_100_nm2"] == 0
+
+
+def test_a_column_of_one_atom_changes_no_headline():
+    one = row(8, 2, 0)
+    extra = one["columns"].iloc[[0, -1]].assign(atoms=1)
+    with_it = one | {"columns": pd.concat([one["columns"], extra])}
+    a, b = columns_tables.summary([one]), columns_tables.summary([with_it])
+    assert a == b
+    assert columns_tables.surface([with_it])["surface"]["1"]["columns"] == 1
+
+
+def test_fields_without_truth_are_left_out(data):
+    sample = data.read(0)
+    assert judged(sample)
+    sample.info["particles"].append({"zone_axis": "", "tilt": 2.4})
+    assert not judged(sample)
+    sample.info["particles"][-1]["tilt"] = 20.0
+    assert judged(sample)
+
+
+def test_the_command_measures_writes_and_goes_on(tmp_path, data, capsys):
+    args = ["--sets", str(data.path), "--doses", "100", "3000", "--workers", "1", "--out", str(tmp_path / "out")]
+    found = json.loads(columns.main(args).read_text())
+    one = found["detectors"][LOG]
+    assert one["dose"]["3000"]["f1"] > one["dose"]["100"]["f1"] - 0.05
+    assert one["dose"]["3000"]["f1"] > 0.9
+    assert one["best"]["3000"]["threshold"] in THRESHOLDS
+    assert found["fields"] == found["judged"] == 2
+    text = (tmp_path / "out" / "columns.md").read_text()
+    assert "Recall by atoms per column" in text
+    assert (tmp_path / "out" / "columns.png").stat().st_size > 10_000
+    again = json.loads(columns.main([*args, "--scanned", str(tmp_path / "out" / "columns.json")]).read_text())
+    assert again["detectors"] == found["detectors"]
+    assert again["curves"] == found["curves"]
+    capsys.readouterr()
+
+
+def test_a_card_needs_a_network(capsys):
+    with pytest.raises(SystemExit):
+        columns.main(["--card"])
+    assert "expected the network" in capsys.readouterr().err
