@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from segment_scenes import compute, network, threshold_network
+import torch
+from segment_scenes import CARD, compute, network, threshold_network
 
 from hrtem_dask.analysis.segment import layout_of, segment
 from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.kernels.contrast import choice_reach, evaluate_either
+from hrtem_dask.networks import Model
+from hrtem_dask.networks.cards import complete_card
 from hrtem_dask.networks.contrast import contrast_sign, turned_dark
+from hrtem_dask.networks.unet import UNet
 
 SHAPE = (260, 300)
 
@@ -50,21 +54,26 @@ def dark_sign() -> int:
 
 
 def test_either_sign_gives_the_same_and_tiles_do_too():
-    model = dark(network(depth=5))
-    counts = np.random.default_rng(1).normal(100, 5, (1, 430, 512))
+    torch.manual_seed(0)
+    net = UNet(1, 2, width=2, levels=3)
+    with torch.no_grad():
+        net.weights[-1].normal_()
+    weights = net.to_weights()
+    model = Model("random", complete_card(CARD | {"contrast": "dark"}, weights, "0" * 64), weights)
+    counts = np.random.default_rng(1).normal(100, 5, (1, 530, 612))
     movie, negative = (make_movie(c, pixel_size=0.5) for c in (counts, 200 - counts))
     whole = compute(segment(movie, model, tile=4096))
     np.testing.assert_allclose(compute(segment(negative, model, tile=4096)), whole, atol=1e-5)
     tiled = segment(movie, model, tile=160, halo="exact")
     assert tiled.data.npartitions > 1
-    np.testing.assert_array_equal(compute(tiled), whole)
+    np.testing.assert_allclose(compute(tiled), whole, atol=1e-5)  # torch sums in another order in another size
 
 
 def test_the_halo_holds_what_the_choice_looks_at():
     model = network(depth=5)
     movie = make_movie(np.zeros((1, 64, 64)), pixel_size=0.5)
     more = choice_reach(0.5)
-    assert more == 48
+    assert more == 104
     for halo in ("auto", "exact"):
         assert layout_of(movie, dark(model), halo=halo).y.halo == layout_of(movie, model, halo=halo).y.halo + more
 

@@ -112,7 +112,7 @@ def segment(
     Torch runs one thread a task: Dask decides how much runs at once.
 
     A network whose card says ``"contrast": "dark"`` evaluates every tile and its negative, and keeps the
-    more certain one of each neighbourhood of some 8 angstrom, to which the halo is added: twice the time.
+    more certain one of each neighbourhood of some 16 angstrom, to which the halo is added: twice the time.
 
     With ``halo="exact"`` the result is that of the untiled frame, bit for bit, as long as the
     backend sums the planes of a pixel in the same order wherever the pixel lies ("compiled" does).

@@ -232,7 +232,7 @@ def _every_way(run: Evaluate, image: np.ndarray, edges: tuple[bool, bool, bool, 
     def turned(image: np.ndarray, edges: tuple[bool, bool, bool, bool]) -> np.ndarray:
         return evaluate_turned(run, image, edges, job.turns, grid)
 
-    return evaluate_either(turned, image, edges, job.either) if job.either else turned(image, edges)
+    return evaluate_either(turned, image, edges, job.either, grid) if job.either else turned(image, edges)
 
 
 def _at_once(device: str, tile: Tile) -> bool:

@@ -18,24 +18,24 @@ from .tiles import softmax
 __all__ = ["choice_reach", "evaluate_either"]
 
 Edges = tuple[bool, bool, bool, bool]
-#: sigma of the neighbourhood that has one sign [angstrom]: a few columns
-NEIGHBOURHOOD = 8.0
+#: sigma of the neighbourhood that has one sign [angstrom]
+NEIGHBOURHOOD = 16.0
 TRUNCATE = 3.0  # sigma
 
 
 def choice_reach(pixel_size: float) -> int:
-    """How far the choice of the sign at a pixel looks [pixel], beside what the network sees.
+    """How far the choice of the sign at a pixel looks [pixel], beside what the network sees; a multiple of 8.
 
     Examples
     --------
     >>> choice_reach(0.25)
-    96
+    200
     """
-    return math.ceil(TRUNCATE * NEIGHBOURHOOD / pixel_size)
+    return 8 * math.ceil((TRUNCATE * NEIGHBOURHOOD / pixel_size + 8) / 8)
 
 
 def evaluate_either(evaluate: Callable[[np.ndarray, Edges], np.ndarray], image: np.ndarray, edges: Edges,
-                    pixel_size: float) -> np.ndarray:
+                    pixel_size: float, grid: int = 1) -> np.ndarray:
     """Evaluate an image and its negative, and keep the more certain one of each neighbourhood.
 
     Parameters
@@ -49,11 +49,14 @@ def evaluate_either(evaluate: Callable[[np.ndarray, Edges], np.ndarray], image: 
         Which sides (top, bottom, left, right) are edges of the frame.
     pixel_size : float
         [angstrom]
+    grid : int
+        Side of the squares [pixel] that are chosen as one, which begin at the image's first pixel: all
+        images that are parts of one frame must begin at multiples of it.
 
     Returns
     -------
     ndarray, shape (..., class, y, x)
-        Logits of the image, or of its negative where the mean square, over a Gaussian of 8 angstrom, of
+        Logits of the image, or of its negative where the mean square, over a Gaussian of 16 angstrom, of
         the probability of anything but background is larger there.
 
     Examples
@@ -66,13 +69,15 @@ def evaluate_either(evaluate: Callable[[np.ndarray, Edges], np.ndarray], image: 
     [50, 350]
     """
     plain, negative = evaluate(image, edges), evaluate(-image, edges)
-    other = _certainty(negative, pixel_size) > _certainty(plain, pixel_size)
+    other = _certainty(negative, pixel_size, grid) > _certainty(plain, pixel_size, grid)
+    other = other.repeat(grid, -2).repeat(grid, -1)[..., :image.shape[-2], :image.shape[-1]]
     return np.where(np.expand_dims(other, -3), negative, plain)
 
 
-def _certainty(logits: np.ndarray, pixel_size: float) -> np.ndarray:
-    """Mean square of the probability of anything but background around each pixel (..., y, x)."""
-    found = 1 - softmax(np.moveaxis(logits, -3, 0))[0]
-    sigma = NEIGHBOURHOOD / pixel_size
-    return ndimage.gaussian_filter(np.square(found, out=found), sigma, mode="constant", truncate=TRUNCATE,
+def _certainty(logits: np.ndarray, pixel_size: float, grid: int) -> np.ndarray:
+    """Mean square of the probability of anything but background around each square of `grid` pixels (..., y, x)."""
+    found = np.square(1 - softmax(np.moveaxis(logits, -3, 0))[0])
+    for axis in (-2, -1):
+        found = np.add.reduceat(found, np.arange(0, found.shape[axis], grid), axis)
+    return ndimage.gaussian_filter(found, NEIGHBOURHOOD / pixel_size / grid, mode="constant", truncate=TRUNCATE,
                                    axes=(-2, -1))
