@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hrtem_dask import link_columns
+from hrtem_dask import estimate_drift, find_sites, link_columns
 from hrtem_dask.core.errors import InputError
 
 trackpy = pytest.importorskip("trackpy", reason="the extra track is not installed")
@@ -39,6 +39,18 @@ def test_tracks_are_the_sites_of_a_still_lattice() -> None:
     found = link_columns(lattice_movie())
     assert pairs(found) == found["track"].nunique() == 72
     assert sorted(found["track"].unique()) == list(range(72))
+
+
+def test_tracks_are_what_find_sites_says() -> None:
+    """On a still lattice that drifts, sites and tracks are one to one."""
+    movie = lattice_movie(n_frames=12, recall=0.95, error=0.05).drop(columns="site")
+    movie["y"] += 0.3 * movie["frame"]
+    movie = movie.assign(y_error=0.05, x_error=0.05, probability=1.0, time=np.nan)
+    movie["column"] = movie.groupby("frame").cumcount() + 1
+    found = link_columns(find_sites(movie, estimate_drift(movie)).columns, memory=8)
+    found = found[(found["site"] >= 0) & (found["track"] >= 0)]
+    assert len(found) > 0.97 * len(movie)
+    assert pairs(found) == found["track"].nunique() == found["site"].nunique() == 72
 
 
 def test_memory_bridges_what_was_missed() -> None:

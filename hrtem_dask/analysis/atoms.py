@@ -112,10 +112,13 @@ def estimate_atoms(
 
     Examples
     --------
-    >>> optics = Optics(defocus=0.0, cs=-2e5, focal_spread=30.0)
-    >>> sites = find_sites(find_columns(probability, image=movie), crystal="Au").table  # doctest: +SKIP
-    >>> estimate_atoms(sites, optics=optics, zone_axis="110")["atoms_high"].max()  # doctest: +SKIP
-    6.0
+    >>> optics = Optics(defocus=60.0, cs=-1e5, focal_spread=30.0)
+    >>> curve = column_contrast("110", optics=optics, max_atoms=2)
+    >>> table = pd.DataFrame({"y": range(6), "x": 0.0, "intensity": curve["intensity"].loc[[0, 1, 1, 0, 1, 1]],
+    ...                       "intensity_error": 0.01})
+    >>> estimate_atoms(table, optics=optics, zone_axis="110", max_atoms=2, max_tilt=0.0, defocus_error=0.0,
+    ...                scale_error=0.0)["atoms"].tolist()
+    [1.0, 2.0, 2.0, 1.0, 2.0, 2.0]
     """
     table = columns.compute() if isinstance(columns, dd.DataFrame) else columns
     _check(table, optics, level, {"energy": energy, "pixel_size": pixel_size}, {
@@ -162,9 +165,9 @@ def column_contrast(zone_axis: str, *, optics: Optics, crystal: str = "Au", ener
 
     Examples
     --------
-    >>> curve = column_contrast("110", optics=Optics(defocus=-50.0), max_atoms=6)  # doctest: +SKIP
-    >>> curve["counts"].tolist()  # doctest: +SKIP
-    [True, True, True, False, False, False]
+    >>> curve = column_contrast("110", optics=Optics(defocus=60.0, cs=-1e5, focal_spread=30.0), max_atoms=2)
+    >>> curve["counts"].tolist(), bool((curve["intensity"] < 0).all())
+    ([True, True], True)
     """
     check_number("tilt", tilt, "degree", least=0)
     check_number("max_atoms", max_atoms, "atoms", least=1, whole=True)
