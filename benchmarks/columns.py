@@ -6,7 +6,9 @@ Scores single columns through the public path, `segment` and then `find_columns`
 own pixels: sets of the recipe au-columns-hard (24 fields for each of the seeds 101, 102, 103), the same frames for
 everyone. Found and true columns are matched one to one within 0.5 angstrom; those within 2 angstrom of the border
 are left out. Columns of two atoms and more are asked for; a found column that matches one of a single atom is
-neither hit nor false. Without WEIGHTS only the classical detector is measured.
+neither hit nor false. Nor is what is found on a particle but 3 angstrom and more from every true column: the
+mirrored half of some twins shows spots that are no columns of the zone axis; how many there were is said. Without
+WEIGHTS only the classical detector is measured.
 
 The network has one absolute threshold, the same at all doses: the best on fields of recipe au-columns that were
 neither trained on nor are measured here (a seed of their own). The classical detector (`blob_probability`) is given

@@ -17,8 +17,10 @@ from hrtem_dask.kernels.matching import ColumnMatches, match_columns, places_of_
 MARGIN = 2.0  # angstrom: columns nearer to the border are left out
 LOW = 0.1  # threshold that the curves begin at
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.1, 0.801, 0.05), 2))
+UNLISTED = 3.0  # angstrom from every true column
 BRIGHTEST = 5000.0  # electrons/angstrom^2: of the frame whose contrast is measured
 ON_COLUMN, BETWEEN = 0.35, (0.6, 1.2)  # angstrom from the nearest column
+LEFT_OUT = "left out"
 LOG = "Laplacian of a Gaussian"
 
 
@@ -115,6 +117,27 @@ def contrast_of(scene: Scene) -> float:
     return float(on.mean() / off.mean() - 1) if len(on) and len(off) else float("nan")
 
 
+def unlisted(at: np.ndarray, scene: Scene) -> np.ndarray:
+    """Which found places (n, 2) are on a particle, but far from all true columns: neither right nor wrong.
+
+    The mirrored half of some twins shows a lattice of spots that are no columns of the named zone axis,
+    and so are none in the truth.
+    """
+    true = scene.truth[["y", "x"]].to_numpy(float)
+    pixel = np.round(at / scene.movie.attrs["pixel_size"]).astype(int)
+    on_particle = scene.mask[tuple(np.clip(pixel, 0, np.array(scene.mask.shape) - 1).T)] > 0
+    return on_particle & (_distance(at, true)[0] > UNLISTED)
+
+
+def _distance(points: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance from the nearest true column [angstrom], and its row."""
+    from scipy.spatial import cKDTree
+
+    if not len(points) or not len(true):
+        return np.full(len(points), np.inf), np.zeros(len(points), int)
+    return cKDTree(true).query(points)
+
+
 def told_sign(scene: Scene, size: float) -> str:
     """Sign of the response at the true columns."""
     step = scene.movie.attrs["pixel_size"]
@@ -184,8 +207,9 @@ def counts_by_threshold(found: pd.DataFrame, scene: Scene, thresholds: Sequence[
     Found columns keep a distance of more than twice the radius, so none takes the place of another:
     the pairs of all of them hold at every threshold.
     """
-    m, p = matched(found[["y", "x"]].to_numpy(float), scene), found.probability.to_numpy()
-    hit, false = np.sort(p[m.pairs[m.asked, 0]]), np.sort(p[m.false])
+    at, p = found[["y", "x"]].to_numpy(float), found.probability.to_numpy()
+    m = matched(at, scene)
+    hit, false = np.sort(p[m.pairs[m.asked, 0]]), np.sort(p[m.false[~unlisted(at[m.false], scene)]])
     hits, wrong = (len(q) - np.searchsorted(q, thresholds) for q in (hit, false))
     return np.stack([hits, wrong, len(hit) + len(m.missed) - hits], 1)
 
@@ -201,22 +225,13 @@ def rows_of(found: pd.DataFrame, scene: Scene) -> tuple[pd.DataFrame, pd.DataFra
     error[:n] = m.error
     stated[:n] = found[["y_error", "x_error"]].to_numpy(float)[m.pairs[:, 0]]
     columns[["dy", "dx"]], columns[["y_error", "x_error"]] = error, stated
-    at = found[["y", "x"]].to_numpy(float)[m.false]
-    true = truth[["y", "x"]].to_numpy(float)
+    at, true = found[["y", "x"]].to_numpy(float)[m.false], truth[["y", "x"]].to_numpy(float)
     place = places_of_false(at, true, truth.surface.to_numpy(bool), truth.spacing.to_numpy(float)).astype(object)
-    pixel = np.round(at / scene.movie.attrs["pixel_size"]).astype(int)
-    on_particle = scene.mask[tuple(np.clip(pixel, 0, np.array(scene.mask.shape) - 1).T)] > 0
-    place[(place == "away") & on_particle] = "particle without columns"
-    place[place == "away"] = "film or vacuum"
-    nearest = truth.zone.to_numpy(object)[_nearest(at, true)] if len(true) else np.full(len(at), "")
-    zone = np.where(np.isin(place.astype(str), ("surface", "inside")), nearest, "")
+    near = np.isin(place.astype(str), ("surface", "inside"))
+    place[~near] = "film or vacuum"
+    place[unlisted(at, scene)] = LEFT_OUT
+    zone = np.where(near, truth.zone.to_numpy(object)[_distance(at, true)[1]] if len(true) else "", "")
     return columns, pd.DataFrame({"place": place, "zone": zone})
-
-
-def _nearest(points: np.ndarray, true: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
-    return cKDTree(true).query(points)[1] if len(points) else np.zeros(0, int)
 
 
 def score_field(data: Any, i: int, jobs: Mapping[Setting, Sequence[tuple[Detector, float | None]]],

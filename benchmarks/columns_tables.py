@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .columns_score import LEFT_OUT
+
 REFOCUS = (-50.0, 50.0)  # angstrom
 REFOCUSED = (100.0, 1000.0)  # electrons/angstrom^2
 #: contrast of columns, from the mean on them over that between them
@@ -18,7 +20,7 @@ CONTRASTS = {"dark columns": lambda c: c < -FLAT, "near zero": lambda c: abs(c) 
 ZONES = ("110", "100", "111")
 TILTS = ((0.0, 1.0), (1.0, 2.0), (2.0, 3.01))  # degree
 ATOMS = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4-6": (4, 6), "7+": (7, 10**6)}
-PLACES = ("surface", "inside", "particle without columns", "film or vacuum")
+PLACES = ("surface", "inside", "film or vacuum")
 GOALS = {100.0: 0.95, 1000.0: 0.99}
 RESAMPLES = 1000
 
@@ -44,7 +46,8 @@ def sums_of(row: Row) -> np.ndarray:
     about = error - error.mean(0) if len(error) else error
     good = (np.isfinite(stated) & (stated > 0)).all(1)
     pull, inner = error[good] / stated[good], about[good] / stated[good]
-    return np.array([len(hits), len(row["false"]), int(asked.sum()) - len(hits), (error**2).sum(), (about**2).sum(),
+    false = int((row["false"].place != LEFT_OUT).sum())
+    return np.array([len(hits), false, int(asked.sum()) - len(hits), (error**2).sum(), (about**2).sum(),
                      pull.size, pull.sum(), (pull**2).sum(), (inner**2).sum()], float)
 
 
@@ -167,7 +170,7 @@ def false_columns(rows: Sequence[Row]) -> dict[str, Any]:
     """False columns by their place, and those near the surface for each true surface column of any number of atoms."""
     places = pd.concat([r["false"] for r in rows]).place.value_counts() if rows else pd.Series(dtype=int)
     true = sum(int(r["columns"].surface.sum()) for r in rows)
-    out: dict[str, Any] = {p: int(places.get(p, 0)) for p in PLACES}
+    out: dict[str, Any] = {p: int(places.get(p, 0)) for p in (*PLACES, LEFT_OUT)}
     area = sum(r["area"] for r in rows)
     return out | {"surface_columns": true, "per_surface_column": round(out["surface"] / true, 5) if true else None,
                   "film_or_vacuum_per_100_nm2": round(out["film or vacuum"] / area * 1e4, 3) if area else None}
@@ -229,6 +232,8 @@ def _false_table(one: Row) -> list[str]:
     doses = list(one["dose"])
     out = ["False columns:", "", _row("where", *(f"{d} e/Å²" for d in doses)), _rule(len(doses) + 1)]
     out += [_row(p, *(str(one["false"][d][p]) for d in doses)) for p in PLACES]
+    out.append(_row("left out: on a particle, 3 Å and more from every true column",
+                    *(str(one["false"][d][LEFT_OUT]) for d in doses)))
     for text, key, digits in (("near the surface, per true surface column", "per_surface_column", 4),
                               ("on film or vacuum, per 100 nm² of frame", "film_or_vacuum_per_100_nm2", 2)):
         out.append(_row(text, *(_three(one["false"][d][key], digits) for d in doses)))

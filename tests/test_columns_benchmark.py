@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import columns, columns_tables
 from benchmarks.columns_score import (
+    LEFT_OUT,
     LOG,
     THRESHOLDS,
     Detector,
     Setting,
     column_truth,
     contrast_of,
+    counts_by_threshold,
     draw_scene,
     found_columns,
     judged,
@@ -58,6 +61,12 @@ def perfect(scene) -> pd.DataFrame:
     return found_columns(Detector(), scene, blob_probability(movie).copy(data=label[None]), 0.5)
 
 
+def inner_columns(scene) -> np.ndarray:
+    """Columns inside the particle and away from the border of the frame (y, x)."""
+    inside = scene.truth[~scene.truth.surface & (scene.truth.atoms >= 2)][["y", "x"]].to_numpy()
+    return inside[((inside > 3) & (inside < np.array(scene.extent) - 3)).all(1)]
+
+
 def test_a_perfect_label_is_found_whole(scene):
     truth, false = rows_of(perfect(scene), scene)
     asked = truth[truth.atoms >= 2]
@@ -72,8 +81,7 @@ def test_a_perfect_label_is_found_whole(scene):
 
 def test_false_and_missed_columns_are_counted_where_they_are(scene):
     found, true = perfect(scene), scene.truth
-    inside = true[~true.surface & (true.atoms >= 2)][["y", "x"]].to_numpy()
-    inside = inside[((inside > 3) & (inside < np.array(scene.extent) - 3)).all(1)][:2]
+    inside = inner_columns(scene)[:2]
     far = np.hypot(*(found[["y", "x"]].to_numpy()[:, None] - inside).transpose(2, 0, 1)).min(1)
     free = np.stack(np.meshgrid(*[np.arange(3.0, e - 3) for e in scene.extent], indexing="ij"), -1).reshape(-1, 2)
     distance = np.hypot(*(free[:, None] - true[["y", "x"]].to_numpy()).transpose(2, 0, 1)).min(1)
@@ -84,6 +92,20 @@ def test_false_and_missed_columns_are_counted_where_they_are(scene):
     assert len(found) - len(kept) == len(missed) == 2
     assert not missed.surface.any()
     assert false.place.tolist() == ["film or vacuum"]
+
+
+def test_spots_of_a_half_without_columns_are_left_out(scene):
+    found, true = perfect(scene), scene.truth[["y", "x"]].to_numpy()
+    y, x = inner_columns(scene)[0]
+    # as if this part of the particle had no columns in the truth
+    bare = replace(scene, truth=scene.truth[np.hypot(*(true - (y, x)).T) > 4.0].reset_index(drop=True))
+    before, after = (rows_of(found, s)[1].place.value_counts() for s in (scene, bare))
+    assert LEFT_OUT not in before
+    assert after[LEFT_OUT] >= 1
+    hits, false, missed = counts_by_threshold(found, bare, [0.5])[0]
+    assert false == len(rows_of(found, bare)[1]) - after[LEFT_OUT]
+    assert missed == 0
+    assert hits > 0
 
 
 def test_the_contrast_and_its_sign(scene):
