@@ -176,6 +176,11 @@ def inspect(sources: tuple[str, ...], guess: str | None, **asked: Any) -> None:
 @click.option("--max-false-keep", type=float, help="Choose the least score so that at most this share of the frames "
                                                    "that are listed is off the zone axis, as 0.05.")
 @click.option("--track", type=int, help="Track of the particle that is judged; by default the largest.")
+@click.option("--columns", metavar="[MODEL]", is_flag=False, flag_value="au-columns",
+              help="Find the columns of atoms too, and count their diffusion events in the readable frames; without a "
+                   "MODEL by the network au-columns. Give it after SOURCES.")
+@click.option("--column-threshold", type=float, help="Least probability of a column; by default that of the network.")
+@click.option("--time-bin", type=float, help="Length of the parts of the time that get a rate of their own [second].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--title", help="Heading of the report.")
 @click.option("--where", default="local", show_default=True,
@@ -184,6 +189,8 @@ def inspect(sources: tuple[str, ...], guess: str | None, **asked: Any) -> None:
 @click.option("--retry-failed", is_flag=True, help="Try frames again that failed before.")
 def run(sources: tuple[str, ...], where: str, workers: int | None, **options: Any) -> None:
     """Find particles and their lattices, and write a report.
+
+    With --columns also the columns of atoms, and the rate of their diffusion events with its interval.
 
     SOURCES is a folder, a pattern, a stack, a Zarr store, or many files, which make one movie in
     natural order. A second call with the same --out goes on where the first one was; with another

@@ -151,6 +151,18 @@ def readable(campaign: Campaign) -> str:
             f"List: {campaign.out / 'verdicts.csv'}")
 
 
+def counted_events(campaign: Campaign) -> list[str]:
+    """Say what is known of diffusion events; nothing where no columns were asked for."""
+    said = campaign.diffusion
+    if campaign.config.columns is None or said is None:
+        return []
+    lines = ["", "diffusion events of surface columns:", *(f"  {line}" for line in said["text"].splitlines())]
+    left = ", ".join(f"{n} {reason}" for reason, n in said["frames_dropped"].items())
+    if left:
+        lines.append(f"  Frames left out before counting: {left}.")
+    return [*lines, f"  Tables: {campaign.out / 'rate.csv'}, events.csv, sites.csv, drift.csv", ""]
+
+
 def finish(campaign: Campaign) -> int:
     """Write the report, say what happened, and return the exit code."""
     from .report import write_report
@@ -167,5 +179,7 @@ def finish(campaign: Campaign) -> int:
     else:
         click.echo(f"nothing to compute: all {campaign.reused} frames were done before with these settings")
     click.echo(readable(campaign))
+    for line in counted_events(campaign):
+        click.echo(line)
     click.echo(f"report: {campaign.out / 'report.html'}")
     return SOME_FAILED if failed else OK

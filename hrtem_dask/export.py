@@ -20,8 +20,9 @@ from .report.pictures import Scene, draw_outlines, draw_scale_bar, new_figure, s
 
 __all__ = ["KINDS", "export_campaign", "overlay_frames"]
 
-#: the tables of a campaign; one of an older version has the first two only
-LISTS = ("particles.csv", "frames.csv", "frame_quality.csv", "verdicts.csv")
+#: the tables of a campaign; one of an older version has the first two only, one with columns has all
+LISTS = ("particles.csv", "frames.csv", "frame_quality.csv", "verdicts.csv", "drift.csv", "sites.csv", "events.csv",
+         "rate.csv")
 #: what can be exported -> file it makes
 KINDS = {"labels": "labels.tif", "probability": "probability.tif", "overlay": "overlay.mp4", "tables": "*.csv"}
 #: longest side of the movie [pixel]

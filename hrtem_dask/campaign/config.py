@@ -17,6 +17,9 @@ from ..core.errors import InputError
 
 __all__ = ["CampaignConfig", "as_config", "parse_frames"]
 
+#: what is of no use without columns
+COLUMN_SETTINGS = ("columns", "column_threshold", "column_margin", "time_bin")
+
 
 @dataclass(frozen=True)
 class CampaignConfig:
@@ -50,6 +53,15 @@ class CampaignConfig:
         peak ratio at most, its zone axis score at least, or a share of bad frames among those that
         are kept, and the track that is judged, by default the largest. Without any of the three,
         ``min_score=0.5``.
+    columns : str, path or Model, optional
+        Network of columns, as "au-columns": columns are found in every frame, and those of the particle that is
+        followed end in a rate of diffusion events, see `hrtem_dask.count_diffusion`. Without it, neither.
+    column_threshold : float, optional
+        Least probability of a column, as `hrtem_dask.find_columns` takes it.
+    column_margin : float
+        Columns so far outside the mask of the particle that is followed are its own too [angstrom].
+    time_bin : float, optional
+        Length of the parts of the time that get a rate [second], as `hrtem_dask.count_diffusion` takes it.
     halo : int, "auto" or "exact"
         Margin that a tile sees beyond its border [network pixel], as `hrtem_dask.segment` takes it.
     window : str, optional
@@ -93,6 +105,10 @@ class CampaignConfig:
     min_score: float | None = None
     max_false_keep: float | None = None
     track: int | None = None
+    columns: Any = None
+    column_threshold: float | None = None
+    column_margin: float = 6.0
+    time_bin: float | None = None
     halo: int | str = "auto"
     window: str | None = None
     window_size: int | None = None
@@ -117,6 +133,7 @@ class CampaignConfig:
         check_window(self.window, self.window_size, self.halo)
         check_augment(self.augment)
         check_list(self)
+        check_columns(self)
         if hasattr(self.crystal, "get_scaled_positions"):
             raise InputError("crystal is an ASE structure; a campaign keeps its settings as text, so expected a name "
                              "or a path: write it with crystal.write('crystal.cif') and give crystal='crystal.cif'")
@@ -135,7 +152,10 @@ class CampaignConfig:
             "crystal": str(self.crystal) if isinstance(self.crystal, os.PathLike) else self.crystal,
             "mtf": None if self.mtf is None else str(Path(self.mtf).absolute()),
         }
-        return values
+        if self.columns is None:  # without columns a campaign is what it was before there were any
+            return {k: v for k, v in values.items() if k not in COLUMN_SETTINGS}
+        columns = self.columns if isinstance(self.columns, str) else _model_text(self.columns)
+        return values | {"columns": columns}
 
 
 def as_config(config: CampaignConfig | Mapping[str, Any], **changes: Any) -> CampaignConfig:
@@ -204,6 +224,18 @@ def check_list(config: CampaignConfig) -> None:
     if config.track is not None and (isinstance(config.track, bool) or int(config.track) != config.track
                                      or config.track < 0):
         raise InputError(f"track is {config.track!r}; expected the number of a track, 0 or more")
+
+
+def check_columns(config: CampaignConfig) -> None:
+    """Refuse settings of the columns that make no sense [InputError]."""
+    if config.column_threshold is not None:
+        _check_number("column_threshold", config.column_threshold, 0, np.nextafter(1, 2), "a probability, as 0.3")
+    if config.time_bin is not None:
+        _check_number("time_bin", config.time_bin, 0, math.inf, "a time in seconds, as 10")
+    _check_number("column_margin", config.column_margin, -1e-300, math.inf, "a distance in angstrom, as 6")
+    if config.columns is None and (config.column_threshold is not None or config.time_bin is not None):
+        raise InputError("column_threshold or time_bin is given, but no network of columns; expected columns="
+                         "'au-columns' with it (--columns)")
 
 
 def _check_number(name: str, value: Any, low: float, high: float, expected: str) -> None:

@@ -18,13 +18,18 @@ from ..io.tables import read_json, writing
 from .ledger import FOLDER
 from .units import STORED
 
-__all__ = ["ABOUT", "PENDING", "STATUS", "STORE", "TABLES", "prepare_folder", "prepare_store", "write_status"]
+__all__ = ["ABOUT", "DIFFUSION", "DIFFUSION_TABLES", "PENDING", "STATUS", "STORE", "TABLES", "prepare_folder",
+           "prepare_store", "write_status"]
 
 log = logging.getLogger(__name__)
 ABOUT, STORE, MOVIE = "campaign.json", "data.zarr", "movie.zarr"
+#: what the counting of diffusion events makes: its numbers, and its tables
+DIFFUSION = "diffusion.json"
+DIFFUSION_TABLES = (*(f"{n}.{kind}" for n in ("drift", "sites", "events", "rate") for kind in ("parquet", "csv")),
+                    "columns.parquet", "occupancy.parquet", "dwell.parquet", "diffusion_frames.parquet")
 #: what the last stage makes; removed as soon as anything of it would be out of date
 TABLES = ("particles.parquet", "particles.csv", "frames.parquet", "frames.csv", "verdicts.parquet", "verdicts.csv",
-          "report.html")
+          "report.html", DIFFUSION, *DIFFUSION_TABLES)
 #: meaning of the coordinate frame_status
 STATUS = {"pending": 0, "done": 1, "failed": 2}
 PENDING = STATUS["pending"]

@@ -20,9 +20,9 @@ from ..io.tables import read_json, write_json
 
 __all__ = ["ALGORITHM", "LAST", "STAGES", "Ledger", "fingerprint", "input_fingerprints"]
 
-STAGES = ("segment", "particles")
+STAGES = ("segment", "particles", "columns")
 #: raised when the stage's numbers change with a new version of the code
-ALGORITHM = {"segment": 2, "particles": 3}
+ALGORITHM = {"segment": 2, "particles": 3, "columns": 1}
 #: the same of what is made of the tables of all frames, once
 LAST = {"tracks": 1, "frame_quality": 1, "verdicts": 1}
 FOLDER = ".hrtem-progress"

@@ -16,6 +16,7 @@ from ..io.store import remove_shards
 from ..io.tables import writing
 from ..kernels.zone import COEFFICIENTS
 from ..simulate.own import read_mtf
+from .columns import column_key, contents
 from .config import CampaignConfig
 from .layout import PENDING, STATUS, STORE, TABLES, write_status
 from .ledger import ALGORITHM, Ledger, fingerprint, input_fingerprints
@@ -92,34 +93,32 @@ class Plan:
 
 
 def make_plan(
-    config: CampaignConfig, out: Path, movie: xr.DataArray, model: Any, frames_per_unit: int, *, n_source: int
+    config: CampaignConfig, out: Path, movie: xr.DataArray, model: Any, frames_per_unit: int, *, n_source: int,
+    columns: Any = None,
 ) -> Plan:
     """Compare what is asked with what the ledger says is done; `n_source` counts the frames before any choice."""
     ledger = Ledger(out, out / STORE)
     settings = {"threshold": float(config.threshold), "min_area": config.min_area, "crystal": config.crystal,
                 "mtf": None if config.mtf is None else read_mtf(Path(config.mtf)),
                 "halo": config.halo, "window": config.window, "window_size": config.window_size,
-                "augment": config.augment, "device": config.device}
+                "augment": config.augment, "device": config.device,
+                "columns": None if columns is None else {
+                    "model": config.columns, "sha256": columns.card["sha256"], "threshold": config.column_threshold}}
     plan = Plan(out, movie, config.model, model.card["sha256"], settings, frames_per_unit, [], ledger, [])
-    plan.keys = _keys(config, movie, model, plan, n_source)
+    plan.keys = _keys(config, movie, model, plan, n_source, columns)
     for index, keys in enumerate(plan.keys):
         found = {stage: ledger.get(stage, index, key) for stage, key in keys.items()}
         messages = [m for r in found.values() for m in (r or {}).get("messages", {}).values()]
         # a file stays unreadable until it changes; what else went wrong may be the machine's fault
         retry = any(config.retry_failed or not m.startswith(READING) for m in messages)
         stages = [s for s in keys if found[s] is None or retry]
-        plan.stages.append(tuple(keys) if "segment" in stages else tuple(stages))
+        # particles are found in new probabilities, columns in those of a network of their own
+        plan.stages.append(tuple(s for s in keys if s in stages or (s == "particles" and "segment" in stages)))
     return plan
 
 
-def _contents(crystal: Any) -> dict[str, Any]:
-    """What a crystal's file says: the path alone would hide that it changed."""
-    if not isinstance(crystal, str) or not Path(crystal).is_file():
-        return {}
-    return {"crystal_file": Path(crystal).read_text(encoding="utf-8", errors="replace")}
-
-
-def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n_source: int) -> list[dict[str, str]]:
+def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n_source: int,
+          columns: Any) -> list[dict[str, str]]:
     """Fingerprints of every unit; the particles' one holds the segmentation's, so it follows it.
 
     The device is left out: it may change which digits are last, not what is computed.
@@ -144,8 +143,11 @@ def _keys(config: CampaignConfig, movie: xr.DataArray, model: Any, plan: Plan, n
         particles = fingerprint(
             segment=segment, time=times[span].tolist(), threshold=plan.settings["threshold"],
             min_area=config.min_area, crystal=repr(config.crystal), algorithm=ALGORITHM["particles"],
-            zone=COEFFICIENTS.read_text(encoding="utf-8"), **_contents(config.crystal),
+            zone=COEFFICIENTS.read_text(encoding="utf-8"), **contents(config.crystal),
             **({"mtf": plan.settings["mtf"].to_json()} if plan.settings["mtf"] else {}),
         )
         keys.append({"segment": segment, "particles": particles})
+        if columns is not None:
+            keys[-1]["columns"] = column_key(common | later, columns, plan.settings, config.crystal,
+                                             times[span].tolist())
     return keys

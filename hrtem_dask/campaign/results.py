@@ -18,7 +18,7 @@ from ..core.schema import FRAMES, PARTICLES
 from ..io.store import open_store
 from ..io.tables import read_json, read_table, write_csv, write_json, write_table
 from .config import CampaignConfig
-from .layout import ABOUT, STATUS, STORE, write_status
+from .layout import ABOUT, DIFFUSION, DIFFUSION_TABLES, STATUS, STORE, write_status
 from .ledger import ALGORITHM, LAST
 from .verdicts import FOLLOWED, judge, linked, tracks_key, up_to_date
 
@@ -96,6 +96,15 @@ class Campaign:
         return table
 
     @property
+    def diffusion(self) -> dict[str, Any] | None:
+        """What was counted: the rate of events with its interval and what it rests on; None without columns."""
+        return read_json(self.out / DIFFUSION)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Table of a campaign with columns: columns, drift, sites, events, rate, dwell, occupancy, diffusion_frames."""
+        return read_table(self.out / f"{name}.parquet")[0]
+
+    @property
     def data(self) -> xr.Dataset:
         """Lazy ``probability`` (frame, class, y, x) and ``labels`` (frame, y, x)."""
         return open_store(self.out / STORE)
@@ -150,9 +159,27 @@ def collect(config: CampaignConfig, plan: Plan, outcome: Outcome, client: Any = 
     failed = frames[frames.status == "failed"]
     if len(failed) == len(frames):
         raise ReadError(f"all {len(frames)} frames failed; frame {failed.frame.iloc[0]}: {failed.message.iloc[0]}")
-    if judge(config, plan, particles, frames, provenance, client):
+    new = judge(config, plan, particles, frames, provenance, client)
+    new |= _counted(config, plan, about, provenance)
+    if new:
         (out / "report.html").unlink(missing_ok=True)
     return Campaign(out, config, about, outcome.computed, outcome.reused)
+
+
+def _counted(config: CampaignConfig, plan: Plan, about: dict[str, Any], provenance: dict[str, Any]) -> bool:
+    """Count diffusion events where columns were asked for, else remove what another run left; say what is new."""
+    if config.columns is None:
+        stale = [plan.out / n for n in (DIFFUSION, *DIFFUSION_TABLES) if (plan.out / n).exists()]
+        for path in stale:
+            path.unlink()
+        return bool(stale)
+    from .diffusion import count
+
+    verdicts, known = read_table(plan.out / "verdicts.parquet")
+    said, new = count(config, plan, verdicts, known["provenance"]["fingerprint"], provenance)
+    about["diffusion"] = {k: v for k, v in said.items() if k not in ("fingerprint", "epochs")}
+    write_json(plan.out / ABOUT, about)
+    return new
 
 
 def _tables(plan: Plan, outcome: Outcome) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -165,7 +192,9 @@ def _tables(plan: Plan, outcome: Outcome) -> tuple[pd.DataFrame, pd.DataFrame]:
                       "certainty": np.nan, "unknown_pixels": 0, "message": outcome.messages.get(str(n), "not computed")}
                      for n, t in zip(plan.numbers(index), times[plan.span(index)], strict=True)]
             continue
-        rows += record["rows"]
+        lost = (plan.ledger.peek("columns", index) or {}).get("messages", {}) if "columns" in plan.keys[index] else {}
+        rows += [r if r["message"] or str(r["frame"]) not in lost else
+                 r | {"status": "failed", "message": lost[str(r["frame"])]} for r in record["rows"]]
         parts.append(read_table(plan.ledger.folder / "particles" / record["table"])[0])
     full = [p for p in parts if len(p)]
     particles = pd.concat(full, ignore_index=True) if full else PARTICLES.empty()
@@ -181,7 +210,11 @@ def _provenance(plan: Plan) -> dict[str, Any]:
     attrs = record(attrs, "label_particles", threshold=s["threshold"], min_area=s["min_area"])
     attrs = record(attrs, "analyse_particles", crystal=s["crystal"], mtf=s["mtf"] is not None,
                    algorithm=ALGORITHM["particles"])
-    return record(attrs, "link_particles", algorithm=LAST["tracks"])
+    attrs = record(attrs, "link_particles", algorithm=LAST["tracks"])
+    if s["columns"] is None:
+        return attrs
+    return record(attrs, "find_columns", **s["columns"], crystal=s["crystal"], mtf=s["mtf"] is not None,
+                  algorithm=ALGORITHM["columns"])
 
 
 def _about(config: CampaignConfig, plan: Plan, outcome: Outcome, frames: pd.DataFrame) -> dict[str, Any]:

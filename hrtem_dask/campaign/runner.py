@@ -27,11 +27,12 @@ from ..core.machine import available_cores
 from ..io.store import write_movie
 from ..kernels.crystal import d_spacings
 from ..kernels.peaks import D_RANGE
+from .columns import check_movie
 from .config import CampaignConfig, as_config, parse_frames, source_text
 from .layout import MOVIE, prepare_folder, prepare_store
 from .plan import Plan, make_plan
 from .results import Campaign, Outcome, collect
-from .units import process_unit
+from .units import OPTIONS, process_unit
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -151,20 +152,14 @@ def select_frames(movie: xr.DataArray, frames: Any) -> xr.DataArray:
 
 def _with_paths(config: CampaignConfig, out: Path) -> CampaignConfig:
     """Name source and model by absolute paths; what lives only in this process gets a file in the output folder."""
-    from ..networks.models import save_model
-
-    model = config.model
-    if isinstance(model, (str, Path)):
-        model = str(Path(model).absolute()) if Path(model).exists() else str(model)
-    else:
-        model = str(save_model(model.weights, model.card, out / "model" / model.name))
+    model, columns = (m if m is None else _model_path(m, out) for m in (config.model, config.columns))
     mtf = None if config.mtf is None else str(Path(config.mtf).expanduser().absolute())
     crystal = config.crystal
     if isinstance(crystal, Path) or (isinstance(crystal, str) and Path(crystal).is_file()):
         crystal = str(Path(crystal).expanduser().absolute())
     if crystal is not None:
         d_spacings(crystal, *D_RANGE)  # an unknown one stops here, and not in every frame
-    config = replace(config, model=model, mtf=mtf, crystal=crystal)
+    config = replace(config, model=model, columns=columns, mtf=mtf, crystal=crystal)
     source = source_text(config.source)
     if source is None and not dask.is_dask_collection(getattr(config.source, "data", config.source)):
         whole = _open_whole(config)
@@ -174,6 +169,14 @@ def _with_paths(config: CampaignConfig, out: Path) -> CampaignConfig:
             write_movie(path, whole)
         return replace(config, source=str(path), pixel_size=None, frame_time=None)
     return replace(config, source=source) if source is not None else config
+
+
+def _model_path(model: Any, out: Path) -> str:
+    from ..networks.models import save_model
+
+    if isinstance(model, (str, Path)):
+        return str(Path(model).absolute()) if Path(model).exists() else str(model)
+    return str(save_model(model.weights, model.card, out / "model" / model.name))
 
 
 def _prepare(config: CampaignConfig, out: Path) -> Plan:
@@ -189,8 +192,14 @@ def _prepare(config: CampaignConfig, out: Path) -> Plan:
         raise InputError(f"the network {config.model!r} takes {channels} image(s) a frame but the movie has "
                          f"{movie.sizes.get('defocus', 1)}; choose another with --model")
     warn_outside(movie, model)
+    columns = None if config.columns is None else load_model(config.columns)
+    if columns is not None:
+        warn_outside(movie, columns)
     frames_per_unit = prepare_store(out, movie, model.card["classes"], config.frames_per_unit)
-    return make_plan(config, out, movie, model, frames_per_unit, n_source=whole.sizes["frame"])
+    plan = make_plan(config, out, movie, model, frames_per_unit, n_source=whole.sizes["frame"], columns=columns)
+    if columns is not None:
+        check_movie(movie, columns, plan.settings, {k: plan.settings[k] for k in OPTIONS})
+    return plan
 
 
 @contextlib.contextmanager

@@ -22,9 +22,10 @@ import xarray as xr
 
 from ..core.errors import CalibrationError, InputError
 from ..core.provenance import record
-from ..core.schema import PARTICLES
+from ..core.schema import COLUMNS, PARTICLES, Table
 from ..io.store import open_store, write_shards
 from ..io.tables import write_table
+from .columns import columns_of_frame
 from .ledger import Ledger
 
 __all__ = ["READING", "STORED", "Unit", "certainty", "foreground", "process_unit"]
@@ -61,7 +62,8 @@ class Unit:
     stages : tuple of str
         Stages to compute.
     settings : dict
-        ``threshold, min_area, crystal, mtf, halo, window, window_size, augment, device``.
+        ``threshold, min_area, crystal, mtf, halo, window, window_size, augment, device``; ``columns``: None, or
+        their network with its sha256 and ``threshold``.
     """
 
     index: int
@@ -112,6 +114,8 @@ def process_unit(unit: Unit) -> dict[str, Any]:
         messages |= (ledger.peek("segment", unit.index) or {}).get("messages", {})
     if "particles" in unit.stages:
         messages = _particles(unit, ledger, movie, loaded, messages)
+    if "columns" in unit.stages:
+        messages = _columns(unit, ledger, movie, loaded, messages)
     return {"unit": unit.index, "frames": movie.sizes["frame"], "messages": messages,
             "seconds": time.perf_counter() - started}
 
@@ -174,14 +178,40 @@ def _particles(
                 messages = messages | {str(number): _said(error, "particles")}
         rows.append(_frame_row(movie.isel(frame=i), loaded.get(i), probability, labels[i], messages.get(str(number))))
     shards = write_shards(unit.store, "labels", labels, (unit.start, 0, 0))
-    path = ledger.path("particles", unit.index, ".parquet")
-    found = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    write_table(path, found, PARTICLES, provenance={"fingerprint": unit.keys["particles"]})
-    ledger.put("particles", unit.index, {
-        "fingerprint": unit.keys["particles"], "shards": shards, "table": path.name, "rows": rows,
-        "messages": messages,
-    })
+    _put(unit, ledger, "particles", tables, PARTICLES, {"shards": shards, "rows": rows, "messages": messages})
     return messages
+
+
+def _put(unit: Unit, ledger: Ledger, stage: str, tables: list[pd.DataFrame], schema: Table,
+         more: dict[str, Any]) -> None:
+    """Write the rows of a unit, then the record that vouches for them."""
+    path = ledger.path(stage, unit.index, ".parquet")
+    found = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    write_table(path, found, schema, provenance={"fingerprint": unit.keys[stage]})
+    ledger.put(stage, unit.index, {"fingerprint": unit.keys[stage], "table": path.name, **more})
+
+
+def _columns(
+    unit: Unit, ledger: Ledger, movie: xr.DataArray, loaded: dict[int, xr.DataArray], messages: dict[str, str]
+) -> dict[str, str]:
+    """Columns of the frames that can be read; what went wrong with the particles of a frame is none of theirs."""
+    ledger.drop("columns", unit.index)
+    settings = unit.settings["columns"]
+    model = model_of(settings["model"], settings["sha256"])
+    options = {k: unit.settings[k] for k in OPTIONS}
+    tables, own = [COLUMNS.empty()], {}
+    for i, number in enumerate(movie.frame.values.tolist()):
+        if i not in loaded:
+            own[str(number)] = messages[str(number)]
+            continue
+        try:
+            tables.append(columns_of_frame(loaded[i], model, unit.settings, options))
+        except NOT_THE_FRAME:
+            raise
+        except Exception as error:  # noqa: BLE001 - one frame whose columns cannot be found costs itself only
+            own[str(number)] = _said(error, "columns")
+    _put(unit, ledger, "columns", tables, COLUMNS, {"messages": own})
+    return own | messages
 
 
 def _one_frame(unit: Unit, image: xr.DataArray, probability: xr.DataArray) -> tuple[np.ndarray, pd.DataFrame]:
