@@ -44,7 +44,7 @@ def probability_of(places, n, pixel_size, classes=None):
     return column_image(table, (n, n), pixel_size, classes=tuple(dict.fromkeys(kinds)) or ("column",))
 
 
-def scene(frames=1, n=256, pixel_size=0.1, dose=2000.0, contrast=0.6, seed=0, sigma=0.45):
+def scene(frames=1, n=256, pixel_size=0.1, dose=8000.0, contrast=0.6, seed=0, sigma=0.45):
     """Movie, probability and the true places of each frame."""
     images, maps, truth = [], [], []
     for k in range(frames):

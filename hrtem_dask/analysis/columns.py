@@ -37,7 +37,7 @@ RESOLVED = 2.5
 #: pixels that the spacing of columns must have at least
 PIXELS = 3.0
 #: typical distance of the spot in an image from the mean place of the atoms, along an axis [angstrom]
-SHIFT_ERROR = 0.03
+SHIFT_ERROR = 0.02
 
 
 def find_columns(

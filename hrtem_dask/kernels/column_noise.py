@@ -27,8 +27,8 @@ LAST = 0.25
 #: widths of the Gaussians of the frequency [Nyquist]; the last one is white
 WIDTHS = (0.2, 0.28, 0.4, 0.56, 0.8, 1.1, np.inf)
 RINGS = 64
-#: MTFs that a camera may have, see `kernels.camera.mtf_curve`
-SCALES, POWERS, FLOORS = np.linspace(0.3, 0.7, 17), np.linspace(1.7, 3.1, 8), (0.0, 0.04, 0.08)
+#: MTFs that a camera may have, also where its pixels are binned by two, see `kernels.camera.mtf_curve`
+SCALES, POWERS, FLOORS = np.geomspace(0.3, 1.3, 18), np.linspace(1.7, 3.1, 8), (0.0, 0.04, 0.08)
 #: neighbouring modes that the taper makes one
 SHARED = 2.25
 #: what is beyond this many deviations of a window is an X-ray or a hot pixel
