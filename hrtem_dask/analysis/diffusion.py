@@ -286,7 +286,9 @@ def _result(looks: Looks, records: Sequence[Record], fit: Fit, edge: np.ndarray,
 def _overall(rate: pd.DataFrame, fit: Fit, can: np.ndarray, whole: RateInterval, weight: float) -> pd.Series:
     """Rate of the whole movie."""
     exposure, totals = float(rate["exposure"].sum()), fit.totals
-    low, high = bootstrap_rate(weight * (totals.appeared + totals.disappeared)[can], totals.duration[can])
+    low = high = np.nan  # where no event is sure there is nothing to draw
+    if whole.low > 0:
+        low, high = bootstrap_rate(weight * (totals.appeared + totals.disappeared)[can], totals.duration[can])
     return pd.Series({"events": int(rate["events"].sum()), "exposure": exposure,
                       "rate_raw": rate["events"].sum() / exposure if exposure else np.nan, "rate": whole.rate,
                       "low": whole.low, "high": whole.high, "limit": bool(whole.low <= 0), "low_sites": low,
