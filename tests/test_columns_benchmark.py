@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import columns, columns_tables
+from benchmarks import columns, columns_page, columns_tables
 from benchmarks.columns_score import (
     LEFT_OUT,
     LOG,
@@ -187,3 +187,25 @@ def test_a_card_needs_a_network(capsys):
     with pytest.raises(SystemExit):
         columns.main(["--card"])
     assert "expected the network" in capsys.readouterr().err
+
+
+def test_the_page_holds_what_the_commands_wrote(tmp_path, capsys):
+    rows = [row(8, 2, 1, field=k, dose=d) for k in range(3) for d in (100.0, 1000.0)]
+    found = {"recipe": "au-columns-hard", "recipe_sha256": "0" * 64, "seeds": [1], "fields": 3, "judged": 3,
+             "versions": "numpy 2", "command": "python -m benchmarks.columns", "thresholds": [0.1, 0.2],
+             "detectors": {LOG: columns_tables.report(rows)},
+             "curves": {"some detector": {"100": [0.1, 0.2], "1000": [0.3, 0.4]}}}
+    graphene = {"pixel_size": 0.2192, "listed": 545, "hits": 500, "false": 1, "missed": 20, "f1": 0.9794,
+                "precision": 0.998, "recall": 0.961, "rms": 0.12, "shift": [0.01, -0.02], "contrast": 1}
+    real = {"graphene": graphene, "gold": {"columns": 333, "fitted": 0.92}}
+    for name, content in (("found", found), ("real", real)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = [str(tmp_path / name) for name in ("found.json", "real.json")]
+    out = columns_page.main([*files, "--out", str(tmp_path / "p.md")])
+    text = out.read_text()
+    assert "@" not in text
+    assert "F1 0.979" in text
+    assert "0.842" in text  # 2 * 8 / (2 * 8 + 1 + 2)
+    assert "### Laplacian of a Gaussian" in text
+    assert (tmp_path / "p.png").is_file()
+    capsys.readouterr()
