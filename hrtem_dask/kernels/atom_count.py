@@ -161,7 +161,8 @@ def weigh(intensity: np.ndarray, error: np.ndarray, found: Weighed,
     chance : ndarray, shape (columns, N)
         Of 1 to N atoms, adds up to 1.
     beyond : ndarray, shape (columns,)
-        Of having more atoms than the contrast grows with.
+        Of having more atoms than the contrast grows with, were thick columns as frequent as others or as
+        they are in the table, whichever is more.
     distance : ndarray, shape (columns,)
         From the nearest number of atoms, in standard deviations, in the setting that suits best.
     """
@@ -182,7 +183,9 @@ def weigh(intensity: np.ndarray, error: np.ndarray, found: Weighed,
         posterior /= posterior.sum(1, keepdims=True)
         share = (posterior.sum(0) + EVEN) / (len(posterior) + EVEN * len(share))
     total = (chance * share).sum(1, keepdims=True)
-    return chance * share / total, 1 - (rising * share).sum(1) / total[:, 0], distance
+    # that the table seems to hold no thick columns does not prove that this one is none
+    beyond = np.maximum(1 - (rising * share).sum(1) / total[:, 0], 1 - rising.sum(1) / chance.sum(1))
+    return chance * share / total, beyond, distance
 
 
 def interval_of(chance: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
