@@ -17,6 +17,7 @@ _WHERE = {
     "analyse_particles": "analysis.particles",
     "blob_probability": "analysis.blobs",
     "column_contrast": "analysis.atoms",
+    "calibrate_diffusion": "analysis.diffusion_check",
     "connect": "cluster",
     "correct_drift": "analysis.registration",
     "estimate_drift": "analysis.registration",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .analysis.blobs import blob_probability
     from .analysis.columns import find_columns
     from .analysis.diffusion import count_diffusion
+    from .analysis.diffusion_check import calibrate_diffusion
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles
