@@ -45,7 +45,7 @@ def near_label(labels: np.ndarray, label: int, place: np.ndarray, pixel_size: tu
         return inside
     pixel, shape = np.asarray(pixel_size, dtype=np.float64), np.array(labels.shape)
     rows, columns = (np.flatnonzero(mine.any(axis)) for axis in (1, 0))
-    room = np.ceil(margin / pixel).astype(int) + 1
+    room = np.ceil(2 * margin / pixel).astype(int) + 2  # of what is beyond the margin some is nearer
     first = np.maximum(np.array([rows[0], columns[0]]) - room, 0)
     last = np.minimum(np.array([rows[-1], columns[-1]]) + room + 1, shape)
     at = np.rint(place / pixel)

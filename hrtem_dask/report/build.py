@@ -17,10 +17,11 @@ from ..campaign.units import foreground
 from ..core.calibration import pixel_size_of
 from ..core.errors import HrtemDaskError
 from ..core.provenance import history_of
-from ..core.schema import FRAMES, PARTICLES, TRACKS, VERDICTS
+from ..core.schema import EVENTS, FRAMES, PARTICLES, RATE, TRACKS, VERDICTS
 from ..detector.mtf import MTF
 from ..io.tables import atomic
 from . import figures
+from .diffusion import diffusion_card, diffusion_section
 from .figures import compared
 from .pictures import Scene
 from .readable import readable_card, readable_section
@@ -83,10 +84,12 @@ def _context(campaign: Campaign) -> dict[str, Any]:
         "made": datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         "about": campaign.about,
         "model_name": Path(campaign.about["model"]["name"]).stem,
-        "headline": headline(frames, particles, truth) + readable_card(campaign.verdicts),
+        "headline": headline(frames, particles, truth) + readable_card(campaign.verdicts)
+        + diffusion_card(campaign),
         "caveats": caveats(campaign, frames, particles, truth),
         "figure_one": _figure_one(campaign, frames, particles, scenes),
         "readable": readable_section(campaign, scenes, truth, camera_of(campaign)),
+        "diffusion": diffusion_section(campaign, scenes),
         "overview": _overview(frames, scenes),
         "worst": _worst(frames, scenes),
         "failed": frames[frames.status == "failed"].to_dict("records"),
@@ -100,10 +103,15 @@ def _context(campaign: Campaign) -> dict[str, Any]:
         "n_particles": len(particles),
         "runs": campaign.about["runs"][::-1],
         "steps": history_of({"provenance": campaign.about["provenance"]}) if campaign.about.get("provenance") else [],
-        "glossary": [c for t in (PARTICLES, TRACKS, FRAMES, VERDICTS) for c in t.columns
-                     if c.name not in ("message", "status")],
+        "glossary": _glossary(campaign),
         "no_pictures": scenes.trouble,
     }
+
+
+def _glossary(campaign: Campaign) -> list[Any]:
+    tables = (PARTICLES, TRACKS, FRAMES, VERDICTS, *((EVENTS, RATE) if campaign.config.columns is not None else ()))
+    found = {(c.name, c.meaning): c for t in tables for c in t.columns if c.name not in ("message", "status")}
+    return list(found.values())
 
 
 class Scenes:
