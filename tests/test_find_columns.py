@@ -243,7 +243,9 @@ def test_unknown_pixels_are_no_columns_and_spoil_no_others(two_frames, table):
     far &= (a.y > 3) | (a.x > 3)
     kept = b[(at > 6) & ((b.y > 3) | (b.x > 3))]
     assert len(kept) == far.sum()
-    assert np.abs(kept.y.to_numpy() - a.y[far].to_numpy()).max() < 0.02
+    like = kept.fitted.to_numpy() == a.fitted[far].to_numpy()  # the noise is a little different
+    assert like.mean() > 0.9
+    assert np.abs(kept.y.to_numpy() - a.y[far].to_numpy())[like].max() < 1e-3
 
 
 def test_classes_of_a_sheet():

@@ -89,17 +89,21 @@ def windows_of(n: int, side: int = WINDOW) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _rings(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ring of every mode, modes of a ring, response of the second differences, taper; RINGS is beyond Nyquist."""
+def _rings(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Ring of every mode, modes of a ring, how often a column counts, response of second differences, taper.
+
+    The ring `RINGS` is beyond Nyquist.
+    """
     k = radial_frequency(shape)
     ring = np.minimum((k * RINGS).astype(np.int64), RINGS).ravel()
-    twice = np.full(k.shape, 2.0)
-    twice[:, 0] = 1
+    twice = np.full(shape[1] // 2 + 1, 2.0, np.float32)
+    twice[0] = 1
     if shape[1] % 2 == 0:
-        twice[:, -1] = 1
+        twice[-1] = 1
     y, x = (2 - 2 * np.cos(2 * np.pi * f) for f in (np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])))
     taper = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) for n in shape))
-    return (ring, np.bincount(ring, twice.ravel(), RINGS + 1), (twice * (y**2)[:, None] * x**2 / np.prod(shape)),
+    return (ring, np.bincount(ring, np.broadcast_to(twice, k.shape).ravel(), RINGS + 1), twice,
+            ((y**2)[:, None] * x**2 / np.prod(shape)).astype(np.float32),
             (taper / np.sqrt(np.mean(taper**2))).astype(np.float32))
 
 
@@ -113,22 +117,23 @@ def noise_spectrum(window: np.ndarray, fresh: tuple[slice, slice] | None = None)
         The pixels that no other window counts, for the mean.
     """
     values = window.astype(np.float64)
-    known = np.isfinite(values)
     part = fresh or (slice(None), slice(None))
-    count, total = int(known[part].sum()), float(values[part][known[part]].sum())
-    mean = values[known].mean() if known.any() else 0.0
-    values = np.where(known, values - mean, 0.0)
+    filled, mean = 1.0, float(values.mean())
+    if np.isfinite(mean):
+        count, total = values[part].size, float(values[part].sum())
+    else:
+        known = np.isfinite(values)
+        filled, mean = float(known.mean()), values[known].mean() if known.any() else 0.0
+        count, total = int(known[part].sum()), float(values[part][known[part]].sum())
+        values = np.where(known, values, mean)
+    values -= mean
+    ring, _, twice, response, taper = _rings(window.shape)
+    values = values.astype(np.float32)
     limit = OUTLIER * np.sqrt(np.mean(values**2))
     np.clip(values, -limit, limit, out=values)
-    ring, _, response, taper = _rings(window.shape)
-    twice = np.full(window.shape[1] // 2 + 1, 2.0)
-    twice[0] = 1
-    if window.shape[1] % 2 == 0:
-        twice[-1] = 1
-    power = np.abs(fft.rfft2((values * taper).astype(np.float32))).astype(np.float64) ** 2 / window.size
-    filled = max(float(known.mean()), 1e-3)
-    return Spectrum(np.bincount(ring, (power * twice).ravel(), RINGS + 1) / filled,
-                    float((power * response).sum()) / filled, 1, total, count)
+    modes = fft.rfft2(values * taper)
+    power = (modes.real**2 + modes.imag**2) * (twice / (window.size * max(filled, 1e-3)))
+    return Spectrum(np.bincount(ring, power.ravel(), RINGS + 1), float(np.vdot(power, response)), 1, total, count)
 
 
 def fit_noise(spectrum: Spectrum, shape: tuple[int, int], pixel_size: tuple[float, float],

@@ -18,6 +18,8 @@ __all__ = ["HALF", "HEIGHT", "PLANE", "SHAPE", "SHIFT", "WEIGHT", "Around", "Sum
 
 #: half the side of a column's window, and sigma of its weights [angstrom]
 HALF, WEIGHT = 1.5, 0.8
+#: half the side of what of it tells the noise [angstrom]
+ROUGH = 1.1
 # what the model is made of, as products (function of y, function of x) of g, g u, g u^2, 1, off / WEIGHT
 PRODUCTS = np.array([(1, 0), (0, 1), (2, 0), (0, 2), (0, 0), (3, 3), (4, 3), (3, 4), (1, 1), (1, 2), (2, 1)]).T
 #: its parameters: shift along y and x, width, height, background, slopes
@@ -85,9 +87,10 @@ class Windows:
 
     def roughness(self) -> np.ndarray:
         """Mean square of the second difference along both axes near each column, (image, n)."""
-        second = np.diff(np.diff(self.values, 2, axis=-1), 2, axis=-2)
-        y, x = (inside[:, 1:-1] * np.exp(-((at[:, 1:-1] / WEIGHT) ** 2))
-                for at, inside in zip(self.at, self.inside, strict=True))
+        rows, columns = ((np.abs(at[0]) < ROUGH) for at in self.at)
+        second = np.diff(np.diff(self.values[..., rows, :][..., columns], 2, axis=-1), 2, axis=-2)
+        y, x = (inside[:, near][:, 1:-1] * np.exp(-((at[:, near][:, 1:-1] / WEIGHT) ** 2))
+                for at, inside, near in zip(self.at, self.inside, (rows, columns), strict=True))
         sums = np.matmul(np.matmul(y[:, None, :], second**2), x[:, :, None])[..., 0, 0]
         return sums / (y.sum(axis=1) * x.sum(axis=1))
 
