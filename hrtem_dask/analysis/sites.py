@@ -127,7 +127,7 @@ def find_sites(
     min_occupancy : float
         Part of the frames in which a site has a column, for others to be grown from it.
     max_distance : float, optional
-        Of a column from its site [angstrom]; by default 0.3 of the shortest lattice vector.
+        Of a column from its site [angstrom]; by default 0.3 of the distance between columns.
 
     Returns
     -------
@@ -151,7 +151,8 @@ def find_sites(
     Positions of sites are means of their columns; errors come from their scatter, or in a single frame from
     the stated errors, else from what columns are off the local lattice. Strain is that of the local deformation
     gradient over the next two shells (`kernels.strain`). Of a single frame, a column that is missed
-    looks like a vacancy; and a false one within reach of an empty site takes it.
+    looks like a vacancy; and a false one within reach of an empty site takes it. A lattice with several columns a
+    cell, as MoS2 has, is found as several lattices with the same vectors.
 
     Examples
     --------

@@ -29,6 +29,8 @@ MIN_COLUMNS = 10
 DISORDER = (0.2, 0.5)
 #: part of the lattice points between others, on opposite sides, that have a point
 FILLED = 0.65
+#: points whose differences are looked at, at most
+ENOUGH = 20_000
 #: lattices and starting points that are tried before a rest is said to have no lattice
 TRIES, SEEDS = 4, 3
 
@@ -171,7 +173,7 @@ def find_grains(points: np.ndarray, strong: np.ndarray, *, max_lattices: int = 8
 def _best_grain(points: np.ndarray, free: np.ndarray, strong: np.ndarray, min_columns: int) -> Grain | None:
     use = np.flatnonzero(free & strong)
     best, most = None, 0
-    for vectors in candidate_lattices(points[use])[:TRIES]:
+    for vectors in candidate_lattices(_middle(points[use]))[:TRIES]:
         score = _neighbourhood(points[use], vectors)
         for seed in _seeds(points, use, vectors, score):
             grain = _grown(points, np.flatnonzero(free), seed, vectors)
@@ -183,6 +185,13 @@ def _best_grain(points: np.ndarray, free: np.ndarray, strong: np.ndarray, min_co
         if most > 0.6 * len(use):
             break
     return best
+
+
+def _middle(at: np.ndarray) -> np.ndarray:
+    """The points around the one that is in the middle of their list, where there are more than are needed."""
+    if len(at) <= ENOUGH:
+        return at
+    return at[np.sort(cKDTree(at).query(at[len(at) // 2], k=ENOUGH)[1])]
 
 
 def _neighbourhood(at: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -208,9 +217,12 @@ def _grown(points: np.ndarray, use: np.ndarray, seed: int, vectors: np.ndarray) 
     """All points that are reached from one, each where its neighbours on the lattice put it."""
     for again in (True, False):  # the second time with the vectors that the first found
         ij, node = _grow(points, use, seed, vectors)
-        if not again or len(ij) < 6:
+        if not again or len(ij) < 6 or np.linalg.matrix_rank(ij - ij[0]) < 2:
             break
-        vectors = fit_lattice(ij, points[node]).vectors
+        better = fit_lattice(ij, points[node]).vectors
+        if np.abs(better - vectors).max() > TOLERANCE * np.hypot(*vectors[0]):
+            break
+        vectors = better
     basis = canonical(vectors)
     change = np.rint(vectors @ np.linalg.inv(basis)).astype(np.int64)
     return Grain(basis, ij @ change, node)

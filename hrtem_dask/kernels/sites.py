@@ -15,10 +15,9 @@ from .strain import Strain, local_strain
 
 __all__ = ["EpochSites", "Rules", "assign", "epoch_sites", "position_errors"]
 
-#: a column is of a site within this part of the shortest lattice vector; and no two sites of one lattice are nearer
-#: than twice that
+#: a column is of a site within this part of the distance between columns; and no two sites are nearer than twice that
 REACH = 0.3
-#: an empty site of one lattice this near to an occupied one of another is no site (in shortest vectors)
+#: an empty site of one lattice this near to an occupied one of another is no site (in distances between columns)
 BLOCKED = 0.75
 #: a site holds a column in this part of the frames in which the usual site does, to count as there
 SOLID = 0.5
@@ -39,7 +38,7 @@ class Rules:
     min_occupancy : float
         Part of the frames in which a place that others follow has a column.
     max_distance : float or None
-        Of a column from its site [angstrom]; None: 0.3 of the shortest lattice vector.
+        Of a column from its site [angstrom]; None: 0.3 of the distance between columns.
     """
 
     max_lattices: int = 8
@@ -64,6 +63,8 @@ class EpochSites:
         Columns near a site which another column of the frame is nearer to.
     places : Places
         Where columns come back; ``free``: those that are on no lattice.
+    spacing : ndarray, shape (lattices,)
+        Distance between columns of each lattice, and of others that lie between them [angstrom].
     """
 
     grain: np.ndarray
@@ -75,6 +76,7 @@ class EpochSites:
     double: np.ndarray
     places: Places
     free: np.ndarray
+    spacing: np.ndarray = field(default_factory=lambda: np.zeros(0))
     grains: list[Grain] = field(default_factory=list)
     fits: list[LatticeFit] = field(default_factory=list)
     turns: list[float] = field(default_factory=list)
@@ -113,10 +115,11 @@ def epoch_sites(yx: np.ndarray, frame: np.ndarray, frames: int, rules: Rules,
         return EpochSites(none, none.reshape(0, 2), np.zeros((0, 2)), none.astype(bool), np.full(len(yx), -1),
                           np.full(len(yx), np.nan), np.zeros(len(yx), bool), places, free)
     grains = [_centred(g, places) for g in grains]
-    grain, ij, at, occupied = _all_sites(grains, places)
-    reach = rules.max_distance or REACH * np.array([np.hypot(*g.vectors[0]) for g in grains])[grain]
+    spacing = _spacings(grains, places)
+    grain, ij, at, occupied = _all_sites(grains, places, spacing)
+    reach = rules.max_distance or REACH * spacing[grain]
     site, distance, double = assign(yx, frame, at, reach)
-    found = EpochSites(grain, ij, at, occupied, site, distance, double, places, free, grains)
+    found = EpochSites(grain, ij, at, occupied, site, distance, double, places, free, spacing, grains)
     _measure(found, yx, errors)
     return found
 
@@ -128,7 +131,19 @@ def _centred(grain: Grain, places: Places) -> Grain:
     return Grain(grain.vectors, grain.ij - grain.ij[np.lexsort((at[:, 1], at[:, 0], away))[0]], grain.node)
 
 
-def _all_sites(grains: list[Grain], places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _spacings(grains: list[Grain], places: Places) -> np.ndarray:
+    """Shortest vector of each lattice, or the distance to the columns of another one that lie between its own.
+
+    A sheet such as MoS2 has two lattices with the same vectors, one for each of its two columns a cell.
+    """
+    at = places.yx[np.concatenate([g.node for g in grains])]
+    nearest = cKDTree(at).query(at, k=2)[0][:, 1]
+    parts = np.split(nearest, np.cumsum([len(g.node) for g in grains])[:-1])
+    return np.array([min(float(np.hypot(*g.vectors[0])), float(np.median(p)))
+                     for g, p in zip(grains, parts, strict=True)])
+
+
+def _all_sites(grains: list[Grain], places: Places, spacing: np.ndarray) -> tuple[np.ndarray, ...]:
     """Occupied sites and the empty ones next to them: lattice, indices, positions, whether occupied."""
     parts = []
     for k, g in enumerate(grains):
@@ -137,15 +152,14 @@ def _all_sites(grains: list[Grain], places: Places) -> tuple[np.ndarray, np.ndar
         place, _ = local_fit(raster, places.yx, ring, g.vectors)
         order, around = np.lexsort(g.ij.T[::-1]), np.lexsort(ring.T[::-1])
         parts.append((k, g.ij[order], places.yx[g.node[order]], ring[around], place[around]))
-    shortest = [np.hypot(*g.vectors[0]) for g in grains]
-    held = [_unblocked(k, parts, shortest) for k in range(len(grains))]
+    held = [_unblocked(k, parts, spacing) for k in range(len(grains))]
     grain = np.concatenate([np.full(len(p[1]) + h.sum(), p[0]) for p, h in zip(parts, held, strict=True)])
     ij = np.concatenate([a for p, h in zip(parts, held, strict=True) for a in (p[1], p[3][h])])
     at = np.concatenate([a for p, h in zip(parts, held, strict=True) for a in (p[2], p[4][h])])
     there = np.concatenate([np.arange(len(p[1]) + h.sum()) < len(p[1]) for p, h in zip(parts, held, strict=True)])
     # of two empty sites of different lattices at one place, that of the larger lattice stays
-    scale = np.array(shortest)[grain]
-    pairs = cKDTree(at).query_pairs(2 * REACH * max(shortest), output_type="ndarray")
+    scale = spacing[grain]
+    pairs = cKDTree(at).query_pairs(2 * REACH * spacing.max(), output_type="ndarray")
     pairs = pairs[np.hypot(*(at[pairs[:, 0]] - at[pairs[:, 1]]).T) < 2 * REACH * scale[pairs].min(1)]
     drop = np.zeros(len(at), bool)
     for first, second in (pairs.T, pairs.T[::-1]):
@@ -163,12 +177,12 @@ def _ring(grain: Grain) -> np.ndarray:
     return np.argwhere((wide | binary_fill_holes(there)) & ~there) + raster.corner
 
 
-def _unblocked(k: int, parts: list, shortest: list[float]) -> np.ndarray:
+def _unblocked(k: int, parts: list, spacing: np.ndarray) -> np.ndarray:
     """Which empty sites of a lattice are not where another one has its columns."""
     free = np.ones(len(parts[k][3]), bool)
     for other, p in enumerate(parts):
         if other != k:
-            free &= cKDTree(p[2]).query(parts[k][4])[0] > BLOCKED * min(shortest[k], shortest[other])
+            free &= cKDTree(p[2]).query(parts[k][4])[0] > BLOCKED * min(spacing[k], spacing[other])
     return free
 
 
@@ -325,6 +339,6 @@ def _fill_from_others(raster: Raster, found: EpochSites, k: int, solid: np.ndarr
     own = Raster.of(g.ij, 4, np.arange(len(g.ij)))
     place, _ = local_fit(own, found.places.yx[g.node], ring, g.vectors)
     away = cKDTree(found.yx[others]).query(place)[0]
-    blocked = ring[away <= BLOCKED * np.hypot(*g.vectors[0])]
+    blocked = ring[away <= BLOCKED * found.spacing[k]]
     if len(blocked):
         raster[blocked] = np.zeros(len(blocked), np.int64)
