@@ -26,6 +26,7 @@ _WHERE = {
     "filter_frames": "analysis.verdicts",
     "find_columns": "analysis.columns",
     "find_sites": "analysis.sites",
+    "fit_dose_rate": "analysis.diffusion_series",
     "fit_mtf": "detector.fitting",
     "fourier_peak_pairs": "analysis.fourier",
     "frame_quality": "analysis.frames",
@@ -38,6 +39,7 @@ _WHERE = {
     "open_movie": "io.movie",
     "peak_ratio": "analysis.fourier",
     "peak_ratio_map": "analysis.ratio_map",
+    "pool_diffusion": "analysis.diffusion_series",
     "run_campaign": "campaign.runner",
     "segment": "analysis.segment",
     "train": "networks.training",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from .analysis.columns import find_columns
     from .analysis.diffusion import count_diffusion
     from .analysis.diffusion_check import calibrate_diffusion
+    from .analysis.diffusion_series import fit_dose_rate, pool_diffusion
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
     from .analysis.labels import label_particles

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq, minimize, minimize_scalar
 
 from .event_rates import FALL, LEVEL, exact_interval
 
@@ -200,25 +200,21 @@ def dose_rate_law(events: np.ndarray, exposure: np.ndarray, dose_rate: np.ndarra
         expected = np.maximum((thermal + slope * x) * t, 1e-12)
         return float((expected - n * np.log(expected)).sum())
 
-    def least(fixed: int | None = None, value: float = 0.0) -> tuple[float, np.ndarray]:
-        """Smallest loss, with one of the two parameters held."""
-        if fixed is None:
-            starts = [np.array([a, b]) * mean for a, b in ((1, 0.01), (0.01, 1), (0.5, 0.5))]
-            found = [minimize(lambda p: loss(*p), s, bounds=[(0, None)] * 2, method="L-BFGS-B") for s in starts]
-            best = min(found, key=lambda f: f.fun)
-            return float(best.fun), best.x
+    def held(fixed: int, value: float) -> tuple[float, float]:
+        """Smallest loss where one of the two parameters is held, and the other one there."""
         free = lambda v: loss(value, v) if fixed == 0 else loss(v, value)  # noqa: E731
-        low, high = 0.0, 50 * mean + 10 / t.min()
-        for _ in range(200):  # convex: golden section
-            a, b = high - (high - low) * 0.618034, low + (high - low) * 0.618034
-            low, high = (low, b) if free(a) < free(b) else (a, high)
-        return free((low + high) / 2), np.array([value, (low + high) / 2])
+        # convex; scaled so that the tolerance of the search is one of the parameter
+        found = minimize_scalar(lambda v: free(v * mean), bounds=(0.0, 20 + 10 / (mean * t.min())), method="bounded",
+                                options={"xatol": 1e-5})
+        return min((float(found.fun), float(found.x) * mean), (free(0.0), 0.0))
 
-    top, best = least()
+    starts = [np.array([a, b]) * mean for a, b in ((1, 0.01), (0.01, 1), (0.5, 0.5))]
+    free = [minimize(lambda p: loss(*p), s, bounds=[(0, None)] * 2, method="L-BFGS-B") for s in starts]
+    top, best = min(((float(f.fun), f.x) for f in free), key=lambda f: f[0])
     scatter = ((n - (best[0] + best[1] * x) * t) ** 2 / np.maximum((best[0] + best[1] * x) * t, 1e-12)).sum()
     wide = max(1.0, float(scatter / (len(n) - 2))) if len(n) > 2 else 1.0
-    ends = [_ends(lambda v, k=k: least(k, v)[0] - top - FALL * wide, best[k], mean) for k in (0, 1)]
-    fall = 2 * (least(1, 0.0)[0] - top) / wide
+    ends = [_ends(lambda v, k=k: held(k, v)[0] - top - FALL * wide, best[k], mean) for k in (0, 1)]
+    fall = 2 * (held(1, 0.0)[0] - top) / wide
     p_value = float(stats.chi2.sf(max(fall, 0), 1) / 2) if best[1] > 0 else 1.0
     return RateLaw(float(best[0]), *ends[0], float(best[1] / unit), *(e / unit for e in ends[1]), p_value, wide)
 
