@@ -24,6 +24,9 @@ NEEDED = ("frame", "y", "x")
 FRAME_STATES = ("used", "left out", "no columns", "not registered", "unreadable")
 #: a column belongs to the nearest site up to this part of the usual distance between sites, and no further than [A]
 GATE, FURTHEST = 0.45, 1.2
+#: a column counts where its site keeps its columns: nearer than this multiple of how far (99 %) those of steady sites
+#: scatter about their medians; never nearer than [angstrom]; sites and columns that this takes
+KEPT, NEAREST, ENOUGH_SITES, ENOUGH = 1.25, 0.3, 5, 10
 #: sites so near the border of the view are out of it [angstrom]
 BORDER = 0.5
 #: a frame that shows fewer than this part of the sites that nearly every frame shows (STEADY) cannot be read
@@ -79,6 +82,7 @@ def look_at_sites(columns: Any, *, frame_time: float | None, frames_kept: Any, n
     if not len(found):
         return replace(empty, frames=frames, reason=f"there are no sites: {why or 'the table of sites is empty'}")
     used = frames["status"] == "used"
+    table = _kept_places(table[table["frame"].isin(frames.loc[used, "frame"])], found)
     seen = _seen(table, found, frames[used])
     seen[~_in_view(found, frames[used], drift, view)] = -1
     bad = _unreadable(seen)
@@ -296,6 +300,25 @@ def _assigned(table: pd.DataFrame, sites: pd.DataFrame) -> np.ndarray:
         distance, nearest = cKDTree(place).query(table[["y_ref", "x_ref"]].to_numpy()[rows])
         out[rows] = np.where(distance <= gate, of["site"].to_numpy()[nearest], -1)
     return out
+
+
+def _kept_places(table: pd.DataFrame, sites: pd.DataFrame) -> pd.DataFrame:
+    """Columns at the places where those of their sites usually are.
+
+    What a network invents at an empty site lies anywhere near it; a column that is there lies where it lay before.
+    """
+    table = table[table["site"] >= 0]
+    places, by_site = table[["y_ref", "x_ref"]], table["site"]
+    count = by_site.map(by_site.value_counts())
+    middle = places.groupby(by_site).transform("median")
+    of_site = sites.set_index("site").reindex(by_site)[["y", "x"]].to_numpy(np.float64)
+    middle = np.where((count >= ENOUGH).to_numpy()[:, None], middle.to_numpy(), of_site)
+    distance = np.hypot(*(places.to_numpy() - middle).T)
+    frames = table.groupby("epoch")["frame"].nunique()
+    steady = ((count >= ENOUGH) & (count >= STEADY * table["epoch"].map(frames))).to_numpy()
+    if by_site[steady].nunique() < ENOUGH_SITES:
+        return table
+    return table[distance <= max(NEAREST, KEPT * float(np.quantile(distance[steady], 0.99)))]
 
 
 def _seen(table: pd.DataFrame, sites: pd.DataFrame, used: pd.DataFrame) -> np.ndarray:
