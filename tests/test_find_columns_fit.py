@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from column_scenes import CAMERA, draw_image, gold_places
@@ -164,3 +167,13 @@ def test_without_an_image_the_probability_is_fitted():
     assert np.allclose(np.stack([rows["y"], rows["x"]], 1), [(5.03, 4.04), (5.01, 6.02)], atol=0.03)
     assert rows["fitted"].all()
     assert np.isnan(rows["intensity"]).all()
+
+
+def test_the_fit_is_as_good_as_one_curve_fit_a_column():
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.columns_speed import draw_scene, loop, ours
+
+    scene = draw_scene(160)
+    (found, error), (known, alone) = scene.score(ours(scene)), scene.score(loop(scene))
+    assert found >= known > 20
+    assert error < 1.05 * alone

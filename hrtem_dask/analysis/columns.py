@@ -29,7 +29,7 @@ PARTITION_PIXELS, PARTITION_FRAMES = 2**24, 16
 #: classes that are no columns
 OTHERS = ("background", "particle")
 #: least presence where neither the caller nor the network's card says
-THRESHOLD = 0.4
+THRESHOLD = 0.5
 #: columns are never nearer than this part of the spacing of those of a crystal: tilt and strain move them
 NEAREST = 0.75
 #: hills of two columns nearer than this many of their sigmas are one hill
@@ -67,7 +67,7 @@ def find_columns(
         focal series to all images, with one centre); without it, to the probability.
     threshold : float, optional
         Least probability of a column, absolute: it does not depend on what else is in the frame. By default
-        the card's ``column_threshold``, else 0.4.
+        the card's ``column_threshold``, else 0.5.
     min_distance : float, optional
         Of two columns [angstrom]; of nearer maxima the surer one is kept. By default three quarters of the
         smallest distance of neighbouring columns along the crystal's zone axes of indices 0 and 1 (gold:

@@ -29,7 +29,7 @@ SMOOTHING, PATCH = 0.16, 0.3
 #: pixels beyond a tile that matter to the maxima in it, besides two [angstrom]
 REACH = 1.0
 #: error of the place of a hill along an axis [angstrom]: of a sure one, and what is added where the presence is 0
-PLACE_ERROR = 0.035, 0.3
+PLACE_ERROR = 0.045, 0.3
 #: width of a hill beyond the label's that means nothing [angstrom], and part of the variance beyond that is the place's
 PLACE_WIDTH = 0.15, 0.4
 #: elements lighter than this part of the heaviest one show no columns of their own

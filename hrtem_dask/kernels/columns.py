@@ -25,6 +25,8 @@ __all__ = ["Finder", "column_rows", "fit_columns", "fit_tile", "halo_pixels", "m
 
 #: a fit that ends farther from the maximum, or whose error is larger, has found something else [angstrom]
 WANDERED, UNSURE = 0.6, 0.25
+#: error of the place of a maximum over that of the fit, at least: measured on simulated images of gold
+SEEN = 0.9
 #: fitted columns nearer than this part of the least distance have found the same spot
 SAME = 0.6
 #: deviations from which the contrast of a frame has a sign
@@ -162,6 +164,9 @@ def column_rows(found: Peaks, fit: Fit | None, noise: Sequence[Noise], finder: F
         good = _good(found, fit, finder, bool(noise))
         place[good] = fit.place[good]
         if noise:
+            # the network's eyes are about as good as the fit's: what is in the noise for one is for the other
+            blurred = np.minimum(SEEN * fit.error, UNSURE)
+            error = np.where(fit.settled[:, None], np.maximum(error, blurred), error)
             error[good] = np.hypot(fit.error[good], finder.shift_error)
         rows |= {"fitted": good} | _brightness(fit, good, noise, finder)
     return {"y": place[:, 0], "x": place[:, 1], "y_error": error[:, 0], "x_error": error[:, 1]} | rows
