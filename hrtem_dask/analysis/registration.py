@@ -90,7 +90,7 @@ def estimate_drift(
     -----
     A crystal looks the same after a shift by a lattice vector. Registrations that differ by one are weighed by which
     sites are seen and which are not (each with its own probability) and by the length of the step, which may grow with
-    the root of the number of unread frames; where the odds are below 20 to 1 a new epoch begins. After this first
+    the root of the number of unread frames; where the odds stay below 12 to 1 a new epoch begins. After this first
     pass all frames and the mean places of the inner sites are fitted together (`kernels.rigid`), so errors do not add
     up along the movie. Errors are those of random noise, and against the mean of all frames; the first frame's own
     error, which moves all reference coordinates alike, is not in them. A tilt of the particle between frames

@@ -21,6 +21,14 @@ GAP = np.deg2rad(130.0)
 REMEMBERED = 100
 #: sites seen in less than this part of the frames are forgotten, at this age
 RARE, AGE = 0.1, 16
+#: frames that the usual chance of being seen counts as, and that chance of a site that is found late
+PRIOR, LATE = 4.0, 0.2
+#: deviations, and true scatter, within which sites count as equally often seen
+ALIKE, SPREAD = 3.0, 0.05
+#: a site is beside a part within so many spacings
+BESIDE = 2.5
+#: what is known of a place after so many looks; looks are counted in strips [angstrom], in so many views around
+LOOKS, CELL, AROUND = 16, 0.5, 3
 #: inner columns below which those of the surface are used too
 FEW = 8
 #: a new site is at least so many spacings from all others, so that no column is at two
@@ -46,17 +54,21 @@ class Body:
     number : ndarray of int, shape (m,)
         Their numbers, unique over all bodies.
     seen, due : ndarray, shape (m,)
-        Frames in which each was seen, and in which it was in view.
+        Frames in which each was seen, and in which it was in view, from the first in which it was seen.
+    blank : ndarray, shape (m,)
+        Frames that had looked there before it was found, up to 100.
     solid, good : ndarray of bool, shape (m,)
         Seen in most frames; and of the inside of the largest connected part, which the motion follows.
+    near : ndarray of bool, shape (m,)
+        Of that part, or beside it.
     spacing : float
         Distance to the nearest neighbour [angstrom].
     """
 
     def __init__(self, at: np.ndarray, first: int) -> None:
         self.at, self.number = at.copy(), first + np.arange(len(at))
-        self.seen, self.due = np.ones(len(at)), np.ones(len(at))
-        self.frames = 1
+        self.seen, self.due, self.blank = np.ones(len(at)), np.ones(len(at)), np.zeros(len(at))
+        self.frames, self.looks, self.corner = 1, np.zeros((2, 0), np.int32), np.zeros(2)
         self._survey()
 
     def _survey(self) -> None:
@@ -71,6 +83,8 @@ class Body:
         self.good = np.zeros(len(self.at), bool)
         chosen = inside & largest
         self.good[rows[chosen if chosen.sum() >= FEW else largest]] = True
+        self.near = np.isfinite(cKDTree(self.at[rows[largest]]).query(
+            self.at, distance_upper_bound=BESIDE * self.spacing)[0])
 
     @cached_property
     def tree(self) -> cKDTree:
@@ -78,8 +92,41 @@ class Body:
         return cKDTree(self.at)
 
     def chance(self) -> np.ndarray:
-        """Probability that each site is seen."""
-        return np.clip((self.seen + 0.5) / (self.due + 1), 0.05, 0.95)
+        """Probability that each site is seen.
+
+        One that is seen as often as the others has their
+        chance: what chance alone makes of its own would add up, frame after frame, to evidence for a slip.
+        """
+        usual = float(min(self.seen[self.solid].sum() / self.due[self.solid].sum(), 0.95))
+        due = self.due + self.blank
+        own = (self.seen + PRIOR * np.where(self.blank > 0, LATE, usual)) / (due + PRIOR)
+        alike = np.abs(own - usual) < ALIKE * np.sqrt(usual * (1 - usual) / due + SPREAD**2)
+        return np.clip(np.where(alike, usual, own), 0.05, 0.95)
+
+    def middle(self) -> np.ndarray:
+        """Mean place of the good sites (y, x) [angstrom]."""
+        return self.at[self.good].mean(0)
+
+    def look(self, box: np.ndarray) -> None:
+        """Note what a frame has in view: least and largest (y, x) [angstrom]."""
+        if not self.looks.size:
+            size = box[1] - box[0]
+            self.corner = box[0] - AROUND * size
+            self.looks = np.zeros((2, int((1 + 2 * AROUND) * size.max() / CELL) + 1), np.int32)
+        low, high = np.clip((box - self.corner) / CELL, 0, None)
+        for looks, a, b in zip(self.looks, np.ceil(low).astype(int), high.astype(int), strict=True):
+            looks[a:b] += 1
+
+    def looks_at(self, at: np.ndarray) -> np.ndarray:
+        """How often places (..., 2) have been in view."""
+        cell = ((at - self.corner) / CELL).astype(int)
+        inside = ((cell >= 0) & (cell < self.looks.shape[1])).all(-1)
+        cell = np.where(inside[..., None], cell, 0)
+        return np.where(inside, np.minimum(self.looks[0][cell[..., 0]], self.looks[1][cell[..., 1]]), 0)
+
+    def known(self, at: np.ndarray) -> np.ndarray:
+        """Whether places (..., 2) have been in view often enough to know which columns there are."""
+        return self.looks_at(at) > min(LOOKS, self.frames // 2)
 
     def vectors(self) -> np.ndarray:
         """Shifts (k, 2) that put most columns on others, the shortest first [angstrom]."""
@@ -113,19 +160,20 @@ class Body:
         rows = site[old]
         self.frames += 1
         self.due += in_view
-        self.due[rows[~in_view[rows]]] += 1
-        self.seen[rows] += 1
-        self.at[rows] += (at[old] - self.at[rows]) / np.minimum(self.seen[rows], REMEMBERED)[:, None]
+        self.seen[rows] += in_view[rows]  # at the edge a column counts neither as seen nor as missed
+        self.at[rows] += (at[old] - self.at[rows]) / np.clip(self.seen[rows], 2, REMEMBERED)[:, None]
         number = np.full(len(site), -1)
         number[old], number[fresh] = self.number[rows], first + np.arange(fresh.size)
+        self.blank = np.concatenate([self.blank, np.minimum(self.looks_at(at[fresh]), REMEMBERED)])
         self.at = np.concatenate([self.at, at[fresh]])
         self.number = np.concatenate([self.number, number[fresh]])
         self.seen, self.due = (np.concatenate([a, np.ones(fresh.size)]) for a in (self.seen, self.due))
-        self.solid, self.good = (np.concatenate([a, np.zeros(fresh.size, bool)]) for a in (self.solid, self.good))
+        self.solid, self.good, self.near = (np.concatenate([a, np.zeros(fresh.size, bool)])
+                                            for a in (self.solid, self.good, self.near))
         self.__dict__.pop("tree", None)
         if self.frames % AGE == 0:
             keep = (self.due < AGE) | (self.seen >= RARE * self.due)
-            for name in ("at", "number", "seen", "due", "solid", "good"):
+            for name in ("at", "number", "seen", "due", "solid", "good", "near", "blank"):
                 setattr(self, name, getattr(self, name)[keep])
         if self.frames < 5 or self.frames % AGE == 0:
             self._survey()

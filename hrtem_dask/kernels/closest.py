@@ -15,7 +15,7 @@ CAPTURE, TOLERANCE = 0.45, 0.22
 ROUNDS, WEIGHTS = 10, 3
 SETTLED, TURNED = 0.02, 5e-4
 #: rotations searched where a frame does not fit [radian], and columns that vote
-SEARCH, VOTERS = np.deg2rad(np.arange(-12.0, 12.1, 1.5)), 150
+SEARCH, VOTERS = np.deg2rad(np.arange(-12.0, 12.1, 1.5)), 80
 #: median of the length of a vector of two normal numbers
 RAYLEIGH = 1.1774
 
@@ -94,18 +94,19 @@ def _step(v: np.ndarray, rest: np.ndarray, w: np.ndarray, turn: bool) -> np.ndar
 def search(body: Body, motion: np.ndarray, at: np.ndarray, centre: np.ndarray) -> list[np.ndarray]:
     """Find starts anywhere: the shifts that most pairs of columns and sites agree on, for a fan of rotations."""
     cell = 0.3 * body.spacing
-    sites = body.at[body.good][:: max(1, int(body.good.sum()) // VOTERS)]
-    some = at[:: max(1, len(at) // VOTERS)]
+    sites = body.at[body.good][:: -(-int(body.good.sum()) // VOTERS)]
+    some = at[:: -(-len(at) // VOTERS)]
     found = []
     for turn in SEARCH:
         tried = np.array([0.0, 0.0, motion[2] + turn])
-        shift = (some[:, None] - move(tried, sites, centre)).reshape(-1, 2)
-        low = shift.min(0)
-        ij = np.round((shift - low) / cell).astype(int) + 1
-        shape = ij.max(0) + 2
-        votes = np.bincount(np.ravel_multi_index(tuple(ij.T), tuple(shape)), minlength=int(shape.prod()))
-        votes = votes.reshape(shape)
-        votes = sum(np.roll(votes, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))
+        placed = move(tried, sites, centre)
+        y, x = ((some[:, k, None] - placed[:, k]).ravel() / cell for k in (0, 1))
+        low = np.array([y.min(), x.min()])
+        i, j = (y - low[0] + 1.5).astype(int), (x - low[1] + 1.5).astype(int)
+        wide = int(j.max()) + 2
+        votes = np.bincount(i * wide + j, minlength=(int(i.max()) + 2) * wide).reshape(-1, wide)
+        votes = votes[:-2] + votes[1:-1] + votes[2:]
+        votes = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]
         best = np.unravel_index(int(votes.argmax()), votes.shape)
-        found.append((int(votes[best]), np.array([*(low + (np.array(best) - 1) * cell), tried[2]])))
+        found.append((int(votes[best]), np.array([*((low + best) * cell), tried[2]])))
     return [start for _, start in sorted(found, key=lambda f: -f[0])[:3]]

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
+from .body import BESIDE, Body
 from .registration import REGISTERED, TOO_FEW, Followed, FollowRules, follow
 from .rigid import Joint, Rows, joint_motions, move, recentred, relative, unmove
 
@@ -95,7 +97,8 @@ def register(frame: np.ndarray, first: np.ndarray, at: np.ndarray, error: np.nda
         doubtful = [int(frames[k]) for f in followed.doubtful if (k := np.searchsorted(frames, f)) < frames.size
                     and followed.body[f] == b]
         begun = dict.fromkeys(doubtful, DOUBTFUL) | {int(frames[0]): reason}
-        starts += _breaks(frames, begun, motion, of_row[rows], followed.site[rows], at[rows], centre, rules, epochs)
+        starts += _breaks(frames, begun, motion, of_row[rows], followed.site[rows], at[rows], centre,
+                          followed.bodies[b], rules, epochs)
     known = np.flatnonzero(status == REGISTERED)
     if known.size:
         motion = relative(motion, motion[known[0]])
@@ -118,16 +121,18 @@ def _body_motions(followed: Followed, b: int, frames: np.ndarray, of_row: np.nda
 
 
 def _breaks(frames: np.ndarray, found: dict[int, str], motion: np.ndarray, of_row: np.ndarray, site: np.ndarray,
-            at: np.ndarray, centre: np.ndarray, rules: FollowRules, epochs: EpochRules) -> list[tuple[int, str]]:
+            at: np.ndarray, centre: np.ndarray, body: Body, rules: FollowRules,
+            epochs: EpochRules) -> list[tuple[int, str]]:
     """Rows of the frames that begin an epoch within a body, those known and others, and why."""
+    tree, beside = cKDTree(body.at[body.good]), BESIDE * body.spacing
     local = np.searchsorted(frames, of_row)
     number, site = np.unique(site, return_inverse=True)
     count = np.bincount(site, minlength=number.size)
-    often = np.flatnonzero(count >= SIGHTS)
-    use = count[site] >= SIGHTS
-    column = np.searchsorted(often, site[use])
-    back = unmove(motion[of_row[use]], at[use], centre)
-    place = np.stack([np.bincount(column, back[:, k], often.size) for k in (0, 1)], axis=1) / count[often][:, None]
+    back = unmove(motion[of_row], at, centre)
+    place = np.stack([np.bincount(site, back[:, k], number.size) for k in (0, 1)], axis=1) / count[:, None]
+    often = np.flatnonzero((count >= SIGHTS) & np.isfinite(tree.query(place, distance_upper_bound=beside)[0]))
+    use = np.isin(site, often)
+    column, place = np.searchsorted(often, site[use]), place[often]
     seen = csr_array((np.ones(column.size, np.float32), (local[use], column)), (frames.size, often.size))
 
     def in_view(k: int) -> np.ndarray:
@@ -159,7 +164,7 @@ def pattern_breaks(seen: csr_array, in_view, limit: float) -> list[int]:
         return []
     mean = _window_means(seen)
     while t + WINDOW <= n:
-        both = in_view(start + WINDOW // 2) & in_view(t + WINDOW // 2)
+        both = np.logical_and.reduce([in_view(f + k) for f in (start, t) for k in (0, WINDOW // 2, WINDOW - 1)])
         before, after = np.where(both, mean(start), 0), np.where(both, mean(t), 0)
         size = np.linalg.norm(before) * np.linalg.norm(after)
         if size > 0 and before @ after < limit * size:

@@ -1,10 +1,8 @@
 """Follow a rigid body through frames of columns: translation, rotation, and which column is which.
 
-A crystal looks the same after a shift by a lattice vector, so the fit of one frame has many
-solutions. What tells them apart is the outline, that is which columns exist, and continuity. Both are
-probabilities: the odds of having slipped by a vector go from frame to frame, as in a hidden Markov model, so a slip is
-found once a few frames have spoken, and taken back from where it began. The reference is the mean of
-all frames so far, not the last one.
+Frames come one after the other; the reference is the mean of all frames so far, not the last one. A
+frame that fits nothing is searched for anywhere, and where several frames agree among each other and not with
+what was before, they begin a new body. Slips by a lattice vector are taken back (`slips`).
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import numpy as np
 from .body import Body
 from .closest import TOLERANCE, fit_one, search, sites_of
 from .rigid import move, unmove
+from .slips import IN_DOUBT, TAKEN_BACK, Sight, Slips, evidence, in_view, looked_at, shifted
 
 __all__ = ["EMPTY", "LOST", "REGISTERED", "STATUSES", "TOO_FEW", "FollowRules", "Followed", "follow"]
 
@@ -24,16 +23,12 @@ STATUSES = ("registered", "too few", "lost", "empty")
 REGISTERED, TOO_FEW, LOST, EMPTY = range(4)
 #: part of the columns that must be at sites, and of the sites in view that must be seen, the larger of the two
 LEAST_PART = 0.5
-#: what a column at its site is worth beyond the site's own odds, in nats
-PLACED = 2.0
-#: part of the log likelihood that counts: columns at the surface do not come and go independently
-TEMPER = 0.5
-#: log odds of a slip from which it is made, and above which it cannot be excluded; frames that may be in doubt
-SLIPPED, DOUBT, IN_DOUBT = 2.0, -3.0, 8
+#: part of the good sites that must be seen, or so many: of a particle that is about to leave nothing tells where it is
+IN_SIGHT, SURELY = 0.2, 40
 #: least step from frame to frame that counts as usual [angstrom], and steps remembered
 LEAST_STEP, STEPS = 0.3, 64
-#: probability that a frame jumps anywhere, by area [1/angstrom^2]
-JUMP = 1e-4 / 400
+#: steps from which a steady motion is known
+PACE = 6
 #: lattice vectors that a fit may go on from its start
 MOST_SHIFTS = 40
 #: frames that must agree among each other, and not with what was before, to be a new body
@@ -92,19 +87,15 @@ class Followed:
 
 @dataclass
 class _Fit:
-    """One frame against a body.
+    """One frame against a body: its motion, the row of each column's site, and whether enough of them fit.
 
-    ``gain`` and ``fresh`` are, for every shift, its log likelihood ratio from this frame alone, and the odds that it
-    happened just before this frame; ``jumped`` says that the frame was shifted from where it was found first.
+    ``part`` says that they fit, but that too little of the body is in sight.
     """
 
     motion: np.ndarray
     site: np.ndarray
-    worth: float
-    gain: np.ndarray
-    fresh: np.ndarray
-    jumped: bool
-    good: bool = False
+    good: bool
+    part: bool
 
 
 def follow(frame: np.ndarray, first: np.ndarray, at: np.ndarray, error: np.ndarray, rules: FollowRules) -> Followed:
@@ -136,38 +127,35 @@ def follow(frame: np.ndarray, first: np.ndarray, at: np.ndarray, error: np.ndarr
 
 
 @dataclass
-class _Sight:
-    """A frame that was registered lately."""
-
-    i: int
-    rows: slice
-    at: np.ndarray
-    error: np.ndarray
-
-
-@dataclass
 class _Chain:
-    """A body with the last motion in which it was seen, and the odds of its having slipped by each shift."""
+    """A body with the last motion in which it was seen, and what is known of slips."""
 
     body: Body
     motion: np.ndarray
     last: int
     steps: list[float] = field(default_factory=list)
-    odds: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    since: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    lately: list[_Sight] = field(default_factory=list)
+    moves: list[np.ndarray] = field(default_factory=list)
+    slips: Slips = field(default_factory=Slips)
 
     def step(self, gap: float) -> float:
-        """How far it may have come by now, as a rule [angstrom]."""
+        """How far from where it was going it may have come by now, as a rule [angstrom]."""
         usual = float(np.median(self.steps)) if len(self.steps) > 4 else LEAST_STEP
         return max(usual, LEAST_STEP) * np.sqrt(gap)
 
-    def weigh(self, fit: _Fit, i: int) -> None:
-        """Take in what a frame says of slips."""
-        if fit.jumped or len(self.odds) != len(fit.gain):
-            self.odds, self.since = np.full(len(fit.gain), -np.inf), np.full(len(fit.gain), i)
-        self.since[fit.fresh > self.odds] = i
-        self.odds = np.logaddexp(self.odds, fit.fresh) + fit.gain
+    def pace(self, gap: float) -> np.ndarray:
+        """Change of the motion by now, where it is steady; else 0."""
+        out = np.zeros(3)
+        if len(self.moves) == PACE and gap <= PACE:
+            mean, spread = np.mean(self.moves, axis=0), np.std(self.moves, axis=0)
+            if np.hypot(*mean) > 3 * np.hypot(*spread) / np.sqrt(PACE):
+                out[:2] = mean * gap
+        return out
+
+    def went(self, motion: np.ndarray, gap: float) -> None:
+        """Note where it went."""
+        away = (motion - self.motion)[:2] / gap
+        self.steps = [*self.steps[1 - STEPS:], float(np.hypot(*(away * gap - self.pace(gap)[:2])) / np.sqrt(gap))]
+        self.moves = [*self.moves[1 - PACE:], away]
 
 
 class _Walk:
@@ -185,152 +173,138 @@ class _Walk:
         if self.main is None:
             self.out.centre[:] = at.mean(0)
             self.main = self._begin(at, np.zeros(3), frame)
-            self.out.bodies.append(self.main.body)
-            self.out.reasons.append("first frame")
-            self.out.motion[i], self.out.body[i], self.out.status[i] = self.main.motion, 0, REGISTERED
-            self.out.site[rows] = self.main.body.number
+            self._adopt(self.main, "first frame")
+            self._enter(i, rows, self.main.motion, self.main.body.number)
             return
-        fit = self._fitted(self.main, frame, at, error)
+        gap = self._gap(self.main, frame)
+        fit = self._fitted(self.main, gap, at, error)
         if not fit.good:
-            self._wait(i, frame, rows, at, error)
+            if not fit.part:
+                self._wait(i, frame, rows, at, error)
             return
         self._drop()
-        self.main.weigh(fit, i)
-        self._learn(self.main, fit, frame, at)
-        self.out.motion[i], self.out.body[i] = fit.motion, len(self.out.bodies) - 1
-        self.out.status[i], self.out.site[rows] = REGISTERED, fit.site
-        self._judge(_Sight(i, rows, at, error))
-
-    def _judge(self, sight: _Sight) -> None:
-        """Take back a slip, once it is sure; note where one remains possible."""
-        chain = self.main
-        chain.lately.append(sight)
-        best = int(chain.odds.argmax()) if chain.odds.size else 0
-        most = chain.odds[best] if chain.odds.size else -np.inf
-        if most > SLIPPED:
-            self._slip(chain, chain.body.vectors()[best], int(chain.since[best]))
-        elif most < DOUBT:
-            chain.lately.clear()
-        elif len(chain.lately) >= IN_DOUBT:
-            self.end()
-
-    def _slip(self, chain: _Chain, shift: np.ndarray, since: int) -> None:
-        """Shift the frames since a slip by a lattice vector."""
-        for sight in chain.lately:
-            if sight.i >= since:
-                start = _shifted(self.out.motion[sight.i], shift[None])[0]
-                motion = fit_one(chain.body, start, sight.at, sight.error, self.out.centre)
-                site = sites_of(chain.body, motion, sight.at, self.out.centre, TOLERANCE)
-                self.out.motion[sight.i] = chain.motion = motion
-                self.out.site[sight.rows] = np.where(site >= 0, chain.body.number[site], -1)
-        chain.odds, chain.lately = np.zeros(0), []
+        pace = self.main.pace(gap)
+        sight = Sight(i, rows, at, error, self.main.motion + pace, pace, self.main.step(gap), gap)
+        self._enter(i, rows, fit.motion, np.full(len(at), -1))
+        self._judge(sight)
+        self._learn(self.main, frame, sight)
 
     def end(self) -> None:
         """No more frames, or none that could help: what is in doubt remains so."""
-        if self.main is None or not self.main.lately:
-            return
-        first = int(self.main.since[self.main.odds.argmax()])
-        self.out.doubtful.append(max(first, self.main.lately[0].i))
-        self.main.odds, self.main.lately = np.zeros(0), []
+        if self.main is not None:
+            slips = self.main.slips
+            first = slips.doubtful_since()
+            if slips.doubt and first is not None:
+                self.out.doubtful.append(first)
+            slips.forget()
+
+    def _enter(self, i: int, rows: slice, motion: np.ndarray, number: np.ndarray) -> None:
+        self.out.motion[i], self.out.body[i] = motion, len(self.out.bodies) - 1
+        self.out.status[i], self.out.site[rows] = REGISTERED, number
+
+    def _gap(self, chain: _Chain, frame: int) -> float:
+        return max((frame - chain.last) / self.stride, 1.0)
+
+    def _judge(self, sight: Sight) -> None:
+        """Take back slips, once they are sure; note where one remains possible."""
+        body, slips = self.main.body, self.main.slips
+        slips.lately = [*slips.lately[1 - TAKEN_BACK:], sight]
+        self._weigh(sight)
+        for _ in range(MOST_SHIFTS):
+            best = slips.sure()
+            if best is None:
+                break
+            self._slip(body.vectors()[best], int(slips.since[best]))
+        slips.doubt = slips.doubt + 1 if slips.doubtful_since() is not None else 0
+        if slips.doubt >= IN_DOUBT:
+            self.end()
+
+    def _weigh(self, sight: Sight) -> None:
+        motion = self.out.motion[sight.i]
+        gain, fresh = evidence(self.main.body, motion, sight, self.rules.view, self.out.centre)
+        self.main.slips.weigh(gain, fresh, sight.i)
+
+    def _slip(self, shift: np.ndarray, since: int) -> None:
+        """Shift the frames since a slip by a lattice vector, and weigh them again."""
+        chain = self.main
+        moved = [s for s in chain.slips.lately if s.i >= since]
+        chain.slips.forget()
+        for k, sight in enumerate(moved):
+            start = shifted(self.out.motion[sight.i], shift[None])[0]
+            motion = fit_one(chain.body, start, sight.at, sight.error, self.out.centre)
+            site = sites_of(chain.body, motion, sight.at, self.out.centre, TOLERANCE)
+            self._enter(sight.i, sight.rows, motion, np.where(site >= 0, chain.body.number[site], -1))
+            if k:
+                sight.before = self.out.motion[moved[k - 1].i] + sight.pace
+            self._weigh(sight)
 
     def _begin(self, at: np.ndarray, motion: np.ndarray, frame: int) -> _Chain:
         body = Body(unmove(motion, at, self.out.centre), self.count)
+        body.look(looked_at(motion, self.rules.view, self.out.centre))
         self.count += len(at)
         return _Chain(body, motion, frame)
 
+    def _adopt(self, chain: _Chain, reason: str) -> None:
+        """Go on with this body."""
+        self.out.bodies.append(chain.body)
+        self.out.reasons.append(reason)
+        self.main, self.next = chain, None
+
     def _wait(self, i: int, frame: int, rows: slice, at: np.ndarray, error: np.ndarray) -> None:
         """A frame that does not fit: perhaps the first of a new body, if others agree with it."""
-        fit = self._fitted(self.next, frame, at, error) if self.next else None
+        gap = self._gap(self.next, frame) if self.next else 1.0
+        fit = self._fitted(self.next, gap, at, error) if self.next else None
         if fit is not None and fit.good:
-            self._learn(self.next, fit, frame, at)
-            self.out.motion[i], self.out.site[rows] = fit.motion, fit.site
+            self.out.motion[i] = fit.motion
+            self._learn(self.next, frame, Sight(i, rows, at, error, fit.motion, np.zeros(3), LEAST_STEP, gap))
             self.waiting.append(i)
         else:
             self._drop()
-            body, old = self.main.body, self.main.motion
-            seat = move(old, body.at[body.good].mean(0), self.out.centre)
-            motion = old + [*(np.median(at, axis=0) - seat), 0.0]
-            self.next = self._begin(at, motion, frame)
-            self.out.motion[i], self.out.site[rows] = motion, self.next.body.number[:len(at)]
+            old = self.main.motion
+            seat = move(old, self.main.body.middle(), self.out.centre)
+            self.out.motion[i] = old + [*(np.median(at, axis=0) - seat), 0.0]
+            self.next = self._begin(at, self.out.motion[i].copy(), frame)
+            self.out.site[rows] = self.next.body.number
             self.waiting = [i]
         if len(self.waiting) >= PERSIST:
-            self.out.bodies.append(self.next.body)
-            self.out.reasons.append("other columns")
-            self.out.body[self.waiting], self.out.status[self.waiting] = len(self.out.bodies) - 1, REGISTERED
             self.end()
-            self.main, self.next, self.waiting = self.next, None, []
+            self._adopt(self.next, "other columns")
+            self.out.body[self.waiting], self.out.status[self.waiting] = len(self.out.bodies) - 1, REGISTERED
+            self.waiting = []
 
     def _drop(self) -> None:
         """Give up what was waiting."""
         self.out.motion[self.waiting] = np.nan
         self.next, self.waiting = None, []
 
-    def _learn(self, chain: _Chain, fit: _Fit, frame: int, at: np.ndarray) -> None:
-        gap = max((frame - chain.last) / self.stride, 1.0)
-        chain.steps.append(float(np.hypot(*(fit.motion - chain.motion)[:2])) / np.sqrt(gap))
-        del chain.steps[:-STEPS]
-        chain.motion, chain.last = fit.motion, frame
-        back = unmove(fit.motion, at, self.out.centre)
-        seen = self._in_view(chain.body, fit.motion[None])[0]
-        fit.site = chain.body.learn(back, fit.site, seen, self.count)
-        self.count += int((fit.site >= self.count).sum())
+    def _learn(self, chain: _Chain, frame: int, sight: Sight) -> None:
+        """Go on to a frame whose motion is known, and take in its columns."""
+        motion, body, centre = self.out.motion[sight.i].copy(), chain.body, self.out.centre
+        chain.went(motion, sight.gap)
+        chain.motion, chain.last = motion, frame
+        site = sites_of(body, motion, sight.at, centre, TOLERANCE)
+        seen = in_view(body, motion[None], self.rules.view, centre)[0]
+        number = body.learn(unmove(motion, sight.at, centre), site, seen, self.count)
+        self.count = max(self.count, int(number.max()) + 1)
+        self.out.site[sight.rows] = number
+        body.look(looked_at(motion, self.rules.view, centre))
 
-    def _fitted(self, chain: _Chain, frame: int, at: np.ndarray, error: np.ndarray) -> _Fit:
-        """Fit a frame: from the last motion, then from its neighbours by a lattice vector, at last from anywhere."""
-        gap = max((frame - chain.last) / self.stride, 1.0)
-        fit = self._settled(chain, chain.motion, gap, at, error)
+    def _fitted(self, chain: _Chain, gap: float, at: np.ndarray, error: np.ndarray) -> _Fit:
+        """Fit a frame from where it was going, and where it does not fit there, from anywhere."""
+        fit = self._tried(chain, chain.motion + chain.pace(gap), at, error)
         if not fit.good:
             starts = search(chain.body, chain.motion, at, self.out.centre)
-            fits = [fit, *(self._settled(chain, s, gap, at, error) for s in starts)]
-            fit = max(fits, key=lambda f: (f.good, f.worth))
+            fits = [fit, *(self._tried(chain, start, at, error) for start in starts)]
+            fit = max(fits, key=lambda f: (f.good, f.part, int((f.site >= 0).sum())))
         return fit
 
-    def _settled(self, chain: _Chain, start: np.ndarray, gap: float, at: np.ndarray, error: np.ndarray) -> _Fit:
-        """Fit from a start, and go on to the best of the registrations that are a lattice vector away."""
+    def _tried(self, chain: _Chain, start: np.ndarray, at: np.ndarray, error: np.ndarray) -> _Fit:
         body, centre = chain.body, self.out.centre
         motion = fit_one(body, start, at, error, centre)
-        shifts = np.concatenate([np.zeros((1, 2)), body.vectors()])
-        jumped = False
-        for _ in range(MOST_SHIFTS):
-            tried = _shifted(motion, shifts)
-            likely, prior = TEMPER * self._worth(body, tried, at), self._prior(chain, tried, gap)
-            worth = likely + prior
-            best = int(worth.argmax())
-            if best == 0:
-                break
-            motion, jumped = fit_one(body, tried[best], at, error, centre), True
         site = sites_of(body, motion, at, centre, TOLERANCE)
-        fit = _Fit(motion, site, float(worth[0]), likely[1:] - likely[0], prior[1:] - prior[0], jumped)
         at_site = site[site >= 0]
-        seen = int((self._in_view(body, motion[None])[0] & body.solid).sum())
-        fit.good = bool(at_site.size >= LEAST_PART * min(len(at), seen)
-                        and body.good[at_site].sum() >= self.rules.min_columns)
-        return fit
-
-    def _prior(self, chain: _Chain, motions: np.ndarray, gap: float) -> np.ndarray:
-        """Log density of the step of the body's middle: a normal one, or a jump."""
-        middle, step = chain.body.at[chain.body.good].mean(0), chain.step(gap)
-        away = move(motions, middle, self.out.centre) - move(chain.motion, middle, self.out.centre)
-        return np.log(np.exp(-(away**2).sum(1) / (2 * step**2)) / (2 * np.pi * step**2) + JUMP * gap)
-
-    def _in_view(self, body: Body, motions: np.ndarray) -> np.ndarray:
-        y0, y1, x0, x1 = self.rules.view
-        places = move(motions[:, None], body.at, self.out.centre)
-        y, x = places[..., 0], places[..., 1]
-        return (y >= y0) & (y <= y1) & (x >= x0) & (x <= x1)
-
-    def _worth(self, body: Body, motions: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Log likelihood of motions (k, 3), from which sites are seen and which are not."""
-        limit, odds = TOLERANCE * body.spacing, body.chance()
-        back = unmove(motions[:, None], at, self.out.centre)
-        distance, j = body.tree.query(back.reshape(-1, 2), distance_upper_bound=limit)
-        odd = np.append(np.log(odds / (1 - odds)), -PLACED)
-        gain = odd[j] + PLACED * (1 - np.minimum(distance / limit, 1e3) ** 2 * (j < len(odds)))
-        return gain.reshape(len(motions), -1).sum(1) + self._in_view(body, motions) @ np.log(1 - odds)
-
-
-def _shifted(motion: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """The motion after shifts (k, 2) of the reference: (k, 3)."""
-    tried = np.tile(motion, (len(shifts), 1))
-    tried[:, :2] += move(np.array([0.0, 0.0, motion[2]]), shifts, np.zeros(2))
-    return tried
+        seen = int((in_view(body, motion[None], self.rules.view, centre)[0] & body.solid).sum())
+        fits = at_site.size >= LEAST_PART * min(len(at), seen)
+        count, least = int(body.good[at_site].sum()), min(IN_SIGHT * int(body.good.sum()), SURELY)
+        good = fits and count >= max(self.rules.min_columns, least)
+        return _Fit(motion, site, good, not good and fits and at_site.size >= LEAST_PART * len(at))
