@@ -29,7 +29,7 @@ ROUNDS, FEW_ROUNDS, EVEN = 20, 6, 2.0
 #: settings that are weighed at once
 BATCH = 256
 #: rms that a support adds to the intensities, what may be
-SUPPORT = (0.0, 0.03, 0.06, 0.1)
+SUPPORT = (0.0, 0.04, 0.08, 0.12, 0.16, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
