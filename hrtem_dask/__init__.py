@@ -21,6 +21,7 @@ _WHERE = {
     "connect": "cluster",
     "correct_drift": "analysis.registration",
     "estimate_drift": "analysis.registration",
+    "estimate_drift_images": "analysis.image_registration",
     "count_diffusion": "analysis.diffusion",
     "estimate_atoms": "analysis.atoms",
     "filter_frames": "analysis.verdicts",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .analysis.diffusion_series import fit_dose_rate, pool_diffusion
     from .analysis.fourier import fourier_peak_pairs, peak_ratio
     from .analysis.frames import frame_quality
+    from .analysis.image_registration import estimate_drift_images
     from .analysis.labels import label_particles
     from .analysis.links import link_columns
     from .analysis.particles import analyse_particles
