@@ -12,8 +12,8 @@ WEIGHTS only the classical detector is measured.
 
 The network has one absolute threshold, the same at all doses: the best on fields of recipe au-columns that were
 neither trained on nor are measured here (a seed of their own). The classical detector (`blob_probability`) is given
-more than it can have: at each dose the size and the threshold that are best on these very frames, and the true sign
-of the contrast of each.
+more than it can have: at each dose the size and the threshold that are best on these very frames; and once the true
+sign of the contrast of each frame, once it finds that itself.
 
 Writes columns.json, columns.md and the figure columns.png into the output folder; ``--card`` writes the figures and
 the threshold on the card of the network.
@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from . import columns_tables
-from .columns_score import LOG, THRESHOLDS, Detector, Setting, score_field
+from .columns_score import LOG_FOUND, LOG_TOLD, THRESHOLDS, Detector, Setting, score_field
 from .columns_tables import REFOCUS, REFOCUSED, f1_of
 from .common import versions
 
@@ -43,10 +43,11 @@ RECIPE, VALIDATION = "au-columns-hard", "au-columns"
 SEEDS, FIELDS = (101, 102, 103), 24
 VALIDATION_SEED, VALIDATION_FIELDS = 111, 24
 DOSES = (50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
-SIZES = (None, 0.4, 0.5)
+SIZES = (None, 0.25, 0.3, 0.35, 0.4, 0.45)
 CACHE = Path("runs/columns")
 #: jobs of one field: which detectors at which setting, each with its threshold or None
 Jobs = Mapping[Setting, Sequence[tuple[Detector, float | None]]]
+Best = dict[Setting, tuple[Detector, float]]
 
 
 def sets(recipe: str | dict, seeds: Sequence[int], fields: int, cache: Path, workers: int) -> list[Any]:
@@ -102,13 +103,16 @@ def best_threshold(by_dose: Mapping[Setting, np.ndarray]) -> tuple[float, list[f
     return float(THRESHOLDS[int(np.argmax(mean))]), [round(float(v), 4) for v in mean]
 
 
-def best_classical(found: Mapping[Detector, Mapping[Setting, np.ndarray]]) -> dict[Setting, tuple[Detector, float]]:
+def best_classical(found: Mapping[Detector, Mapping[Setting, np.ndarray]]) -> dict[str, Best]:
     """At each dose the size and threshold of the classical detector with the greatest F1 on these frames."""
-    out = {}
-    for setting in next(iter(found.values())):
-        f1 = {d: f1_of(counts[setting]) for d, counts in found.items() if d.told and not d.weights}
-        best = max(f1, key=lambda d: f1[d].max())
-        out[setting] = (best, float(THRESHOLDS[int(np.argmax(f1[best]))]))
+    out: dict[str, Best] = {}
+    for name in (LOG_TOLD, LOG_FOUND):
+        out[name] = {}
+        mine = {d: by for d, by in found.items() if d.name == name}
+        for setting in next(iter(mine.values())):
+            f1 = {d: f1_of(by[setting]) for d, by in mine.items()}
+            best = max(f1, key=lambda d, f1=f1: f1[d].max())
+            out[name][setting] = (best, float(THRESHOLDS[int(np.argmax(f1[best]))]))
     return out
 
 
@@ -134,18 +138,18 @@ def run(weights: str | None, *, recipe: str | dict = RECIPE, stores: Sequence[Pa
         rows = score([other], {s: [(net, None)] for s in settings}, workers, "fields to choose the threshold")
         threshold, mean = best_threshold(curves(rows)[net])
         out["chosen_on"] = {"recipe": other.recipe.name, "seed": other.seed, "fields": len(other), "mean_f1": mean}
-    classical = [] if scanned else [*(Detector(size=s) for s in sizes), Detector(size=0.45, told=False)]
+    classical = [] if scanned else [Detector(size=s, told=t) for t in (True, False) for s in sizes]
     jobs: Jobs = {s: [(d, None) for d in [*classical, *([net] if net else [])]] for s in settings}
     found = curves(score(data, jobs, workers, "fields at all thresholds")) if classical or net else {}
     best = earlier(scanned, out) if scanned else best_classical(found)
-    best |= {s: best[Setting(s.dose)] for s in moved}
-    jobs = {s: [best[s], *([(net, threshold)] if net and threshold is not None else [])] for s in settings + moved}
+    jobs = {s: [*(b[Setting(s.dose)] for b in best.values()), *([(net, threshold)] if net else [])]
+            for s in settings + moved}
     rows = score(data, jobs, workers, "fields", contrast=True)
     out["judged"] = len({(r["seed"], r["field"]) for r in rows})
-    names = [LOG, *([net.name] if net else [])]
+    names = [*([net.name] if net else []), *best]
     out["detectors"] = {name: columns_tables.report([r for r in rows if r["detector"].name == name]) for name in names}
-    out["detectors"][LOG]["best"] = {_key(s): {"size": d.size, "threshold": t} for s, (d, t) in best.items()
-                                      if not s.refocus}
+    for name, by in best.items():
+        out["detectors"][name]["best"] = {_key(s): {"size": d.size, "threshold": t} for s, (d, t) in by.items()}
     out["curves"] = (scanned["curves"] if scanned else {}) | {
         d.text: {_key(s): [round(float(v), 4) for v in f1_of(c)] for s, c in by.items()} for d, by in found.items()}
     if net and model:
@@ -153,13 +157,13 @@ def run(weights: str | None, *, recipe: str | dict = RECIPE, stores: Sequence[Pa
     return out
 
 
-def earlier(scanned: Mapping[str, Any], now: Mapping[str, Any]) -> dict[Setting, tuple[Detector, float]]:
+def earlier(scanned: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Best]:
     """Best size and threshold of the classical detector that an earlier run found on the same frames."""
     same = ("recipe_sha256", "seeds", "fields", "thresholds")
     if any(scanned[k] != now[k] for k in same):
         raise SystemExit(f"the earlier run was on {[scanned[k] for k in same]}; expected {[now[k] for k in same]}")
-    best = scanned["detectors"][LOG]["best"]
-    return {Setting(float(d)): (Detector(size=b["size"]), b["threshold"]) for d, b in best.items()}
+    return {name: {Setting(float(d)): (Detector(size=b["size"], told=name == LOG_TOLD), b["threshold"])
+                   for d, b in scanned["detectors"][name]["best"].items()} for name in (LOG_TOLD, LOG_FOUND)}
 
 
 def _key(setting: Setting) -> str:
@@ -170,12 +174,15 @@ def write_on_card(weights: str, found: Mapping[str, Any]) -> None:
     """Put figures and threshold of a network on its card; the weights stay as they are."""
     from hrtem_dask.networks.models import update_card
 
-    mine = next(v for k, v in found["detectors"].items() if k != LOG)
+    mine = next(v for v in found["detectors"].values() if "sha256" in v)
     about = {k: v for k, v in found.items() if k not in ("detectors", "curves", "thresholds")}
-    peer = {k: found["detectors"][LOG][k] for k in ("dose", "best")}
-    keep = {k: mine[k] for k in ("threshold", "dose", "refocus", "kinds", "surface", "false")}
+    peers = {name: {d: {"f1": s["f1"], "f1_interval": s["f1_interval"], "rms": s["rms"]}
+                    for d, s in found["detectors"][name]["dose"].items()} for name in (LOG_TOLD, LOG_FOUND)}
+    kinds = {name: {d: {k: s[k] for k in ("frames", "f1", "recall", "rms")} for d, s in by.items()}
+             for name, by in mine["kinds"].items()}
+    keep = {k: mine[k] for k in ("threshold", "dose", "refocus", "surface", "false")}
     update_card(weights, {"column_threshold": mine["threshold"],
-                          "scores": {"hard_columns": about | keep | {"peer": {"name": LOG, **peer}}}},
+                          "scores": {"hard_columns": about | keep | {"kinds": kinds, "peers": peers}}},
                 expect=mine["sha256"])
 
 

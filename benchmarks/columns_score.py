@@ -11,7 +11,7 @@ import pandas as pd
 
 from hrtem_dask.analysis.columns import NEAREST
 from hrtem_dask.core.calibration import make_movie
-from hrtem_dask.kernels.blobs import blob_probability_block, blob_response, scale_of
+from hrtem_dask.kernels.blobs import SIZE, blob_probability_block, blob_response, scale_of
 from hrtem_dask.kernels.matching import ColumnMatches, match_columns, places_of_false, surface_columns
 
 MARGIN = 2.0  # angstrom: columns nearer to the border are left out
@@ -22,6 +22,7 @@ BRIGHTEST = 5000.0  # electrons/angstrom^2: of the frame whose contrast is measu
 ON_COLUMN, BETWEEN = 0.35, (0.6, 1.2)  # angstrom from the nearest column
 LEFT_OUT = "left out"
 LOG = "Laplacian of a Gaussian"
+LOG_TOLD, LOG_FOUND = f"{LOG}, sign told", f"{LOG}, sign found"
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,20 @@ class Detector:
     ``told``: the classical detector is told the sign of the contrast, as it is on average at the true columns.
     """
 
-    name: str = LOG
+    network: str = ""
     weights: str = ""
     size: float | None = None
     told: bool = True
 
     @property
+    def name(self) -> str:
+        """Of a row of the tables."""
+        return self.network or (LOG_TOLD if self.told else LOG_FOUND)
+
+    @property
     def text(self) -> str:
         """Name with its options."""
-        if self.weights:
-            return self.name
-        size = "found" if self.size is None else f"{self.size:g} Å"
-        return f"{LOG}, size {size}, sign {'told' if self.told else 'found'}"
+        return self.network or f"{self.name}, size {'found' if self.size is None else f'{self.size:g} Å'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +156,7 @@ def probability_of(detector: Detector, scene: Scene, *, quick: bool = False) -> 
 
     from hrtem_dask import blob_probability, segment
 
-    sign = "auto" if detector.weights or not detector.told else told_sign(scene, detector.size or 0.45)
+    sign = "auto" if detector.weights or not detector.told else told_sign(scene, detector.size or SIZE)
     if quick and not detector.weights:
         step, counts = (scene.movie.attrs["pixel_size"],) * 2, scene.movie.values[0]
         return blob_probability_block(counts, scale_of([counts], step, size=detector.size, sign=sign), step)

@@ -23,6 +23,7 @@ ATOMS = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4-6": (4, 6), "7+": (7, 10**6)}
 PLACES = ("surface", "inside", "film or vacuum")
 GOALS = {100.0: 0.95, 1000.0: 0.99}
 RESAMPLES = 1000
+WORST = 6  # frames that are named
 
 Row = Mapping[str, Any]
 
@@ -117,7 +118,18 @@ def report(rows: Sequence[Row]) -> dict[str, Any]:
         "kinds": {name: {d: kind(some, test) for d, some in by_dose.items()} for name, test in kinds().items()},
         "surface": {d: surface(some) for d, some in by_dose.items()},
         "false": {d: false_columns(some) for d, some in by_dose.items()},
+        "worst": {d: worst(some) for d, some in by_dose.items()},
     }
+
+
+def worst(rows: Sequence[Row]) -> dict[str, Any]:
+    """The frames with the lowest F1, and how many have one below one half."""
+    f1 = np.array([float(STATISTICS["f1"](sums_of(r))) for r in rows])
+    order = np.argsort(f1, kind="stable")[:WORST]
+    frames = [{"seed": int(rows[k]["seed"]), "field": int(rows[k]["field"]), "f1": round(f1[k], 3),
+               "contrast": round(float(rows[k]["contrast"]), 3), "zones": sorted(set(rows[k]["columns"].zone))}
+              for k in order]
+    return {"below_half": int((f1 < 0.5).sum()), "frames": frames}
 
 
 def kinds() -> dict[str, Callable[[Row], Row | None]]:
@@ -187,10 +199,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         if "threshold" in one:
             lines += [f"Threshold {one['threshold']:g} at every dose.", ""]
         if "best" in one:
-            lines += ["Best size and threshold on these frames at each dose, sign told: " + "; ".join(
+            lines += ["Best size and threshold on these frames at each dose: " + "; ".join(
                 f"{d} e/Å²: {'found' if b['size'] is None else b['size']} Å, {b['threshold']:g}"
                 for d, b in one["best"].items()) + ".", ""]
-        lines += [*_dose_table(one), *_kind_table(one), *_surface_table(one), *_false_table(one)]
+        lines += [*_dose_table(one), *_worst_lines(one), *_kind_table(one), *_surface_table(one), *_false_table(one)]
     lines += _curve_table(found)
     return "\n".join(lines)
 
@@ -204,6 +216,16 @@ def _dose_table(one: Row) -> list[str]:
                         _three(s["rms_about_shift"]), _with(s, "pull_sd", 2), _three(s["pull_sd_about_shift"], 2),
                         moved))
     return [*out, ""]
+
+
+def _worst_lines(one: Row) -> list[str]:
+    out = []
+    for dose, w in one["worst"].items():
+        if float(dose) in GOALS:
+            names = "; ".join(f"{f['f1']:.2f} (seed {f['seed']}, field {f['field']}, [{'], ['.join(f['zones'])}], "
+                              f"contrast {f['contrast']:+.2f})" for f in w["frames"])
+            out += [f"Lowest F1 at {dose} e/Å²: {names}. Frames below 0.5: {w['below_half']}.", ""]
+    return out
 
 
 def _kind_table(one: Row) -> list[str]:
@@ -278,6 +300,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), constrained_layout=True)
+    first = next(iter(found["detectors"]))
     for k, (name, one) in enumerate(found["detectors"].items()):
         dose = np.array([float(d) for d in one["dose"]])
         for ax, key in ((axes[0], "f1"), (axes[1], "rms")):
@@ -287,14 +310,15 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
             ax.fill_between(x, *np.array([r[f"{key}_interval"] for r in rows]).T, color=f"C{k}", alpha=0.2, lw=0)
         for j, atoms in enumerate(ATOMS):
             recall = np.array([one["surface"][d]["surface"][atoms]["recall"] for d in one["dose"]], float)
-            axes[2].plot(dose, recall, "-" if k else ":", color=f"C{j}", label=f"{atoms} atoms" if k == 0 else None)
+            if k == 0:
+                axes[2].plot(dose, recall, "o-", color=f"C{j}", label=f"{atoms} atom{'s' * (atoms != '1')}")
     axes[0].plot(list(GOALS), list(GOALS.values()), "kx", label="goal")
-    for ax, title in zip(axes, ("F1", "RMS error [Å]", "recall of surface columns"), strict=True):
+    for ax, title in zip(axes, ("F1", "RMS error [Å]", f"recall of surface columns, {first}"), strict=True):
         ax.set(xscale="log", xlabel="dose [e/Å²]", title=title)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
     axes[0].set_ylim(0, 1)
     axes[1].set_ylim(0)
-    fig.suptitle("bands: 95 % over fields; on the right, dotted: Laplacian of a Gaussian", fontsize=9)
+    fig.suptitle("bands: 95 % over fields", fontsize=9)
     fig.savefig(path, dpi=110)
     plt.close(fig)

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import columns, columns_page, columns_tables
 from benchmarks.columns_score import (
     LEFT_OUT,
-    LOG,
+    LOG_FOUND,
+    LOG_TOLD,
     THRESHOLDS,
     Detector,
     Setting,
@@ -169,7 +170,7 @@ def test_fields_without_truth_are_left_out(data):
 def test_the_command_measures_writes_and_goes_on(tmp_path, data, capsys):
     args = ["--sets", str(data.path), "--doses", "100", "3000", "--workers", "1", "--out", str(tmp_path / "out")]
     found = json.loads(columns.main(args).read_text())
-    one = found["detectors"][LOG]
+    one = found["detectors"][LOG_TOLD]
     assert one["dose"]["3000"]["f1"] > one["dose"]["100"]["f1"] - 0.05
     assert one["dose"]["3000"]["f1"] > 0.9
     assert one["best"]["3000"]["threshold"] in THRESHOLDS
@@ -193,7 +194,7 @@ def test_the_page_holds_what_the_commands_wrote(tmp_path, capsys):
     rows = [row(8, 2, 1, field=k, dose=d) for k in range(3) for d in (100.0, 1000.0)]
     found = {"recipe": "au-columns-hard", "recipe_sha256": "0" * 64, "seeds": [1], "fields": 3, "judged": 3,
              "versions": "numpy 2", "command": "python -m benchmarks.columns", "thresholds": [0.1, 0.2],
-             "detectors": {LOG: columns_tables.report(rows)},
+             "detectors": {LOG_FOUND: columns_tables.report(rows)},
              "curves": {"some detector": {"100": [0.1, 0.2], "1000": [0.3, 0.4]}}}
     graphene = {"pixel_size": 0.2192, "listed": 545, "hits": 500, "false": 1, "missed": 20, "f1": 0.9794,
                 "precision": 0.998, "recall": 0.961, "rms": 0.12, "shift": [0.01, -0.02], "contrast": 1}

@@ -42,8 +42,8 @@ def blob_probability(movie: xr.DataArray, *, size: float | None = None, sign: st
     movie : DataArray, dims (frame, y, x)
         Calibrated counts of any real dtype. Pixels that are not finite hold no column.
     size : float, optional
-        Standard deviation of the Gaussian [angstrom]: that of the spots. By default that at which the lattice of
-        each frame stands out most from its noise, 0.45 where none does.
+        Standard deviation of the Gaussian [angstrom]: a little less than that of the spots. By default 0.8 of that
+        at which the lattice of each frame stands out most from its noise, 0.35 where none does.
     sign : {"auto", "bright", "dark"}
         Whether columns are brighter or darker than what is around them. "auto" decides it for each frame by the
         skewness of the response; on simulated gold it was right in 8 of 10 frames, less often where the columns form a
