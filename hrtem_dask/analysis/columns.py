@@ -67,7 +67,7 @@ def find_columns(
         focal series to all images, with one centre); without it, to the probability.
     threshold : float, optional
         Least probability of a column, absolute: it does not depend on what else is in the frame. By default
-        the card's ``column_threshold``, else 0.5.
+        ``column_threshold`` of the card, or of the attributes that `segment` gives, else 0.5.
     min_distance : float, optional
         Of two columns [angstrom]; of nearer maxima the surer one is kept. By default three quarters of the
         smallest distance of neighbouring columns along the crystal's zone axes of indices 0 and 1 (gold:
@@ -124,8 +124,8 @@ def find_columns(
     planes, classes = _column_classes(probability)
     grid = grid_of(planes)
     frames, times = frames_and_times(planes)
-    card = getattr(card, "card", card) or {}
-    finder = _finder(grid, classes, threshold, min_distance, crystal, card, mtf, shift_error)
+    finder = _finder(grid, classes, threshold, min_distance, crystal, _card(card), mtf, shift_error,
+                     probability.attrs.get("column_threshold", THRESHOLD))
     if frames_per_partition is not None:
         check_number("frames_per_partition", frames_per_partition, least=1, whole=True)
     if image is not None:
@@ -168,13 +168,13 @@ def _column_classes(probability: Any) -> tuple[xr.DataArray, tuple[str, ...]]:
 
 
 def _finder(grid: Grid, classes: tuple[str, ...], threshold: float | None, min_distance: float | None, crystal: Any,
-            card: Mapping[str, Any], mtf: Any, shift_error: float) -> Finder:
+            card: Mapping[str, Any], mtf: Any, shift_error: float, default: float) -> Finder:
     """Check the options and fill in those that are not given."""
     check_mtf(mtf)
     check_number("shift_error", shift_error, "angstrom", least=0)
     spacing = None if crystal is None else column_spacing(crystal)
     if threshold is None:
-        threshold = card.get("column_threshold", THRESHOLD)
+        threshold = card.get("column_threshold", default)
     check_number("threshold", threshold, above=0)
     if threshold > 1:
         raise InputError(f"threshold is {threshold!r}; expected a probability, from 0 to 1")
@@ -189,6 +189,14 @@ def _finder(grid: Grid, classes: tuple[str, ...], threshold: float | None, min_d
             f"coarse to tell them apart. Expected pixels of at most {apart / PIXELS:.2g} angstrom; check the pixel "
             f"size, record at a higher magnification, or give min_distance where columns lie farther apart")
     return Finder(grid.pixel_size, float(threshold), float(min_distance), classes, mtf, shift_error=float(shift_error))
+
+
+def _card(card: Any) -> Mapping[str, Any]:
+    card = getattr(card, "card", card)
+    if card is not None and not isinstance(card, Mapping):
+        raise InputError(f"card is {card!r}; expected a model or its card: card=load_model('au-columns')")
+    # a key that says nothing is none
+    return {k: v for k, v in (card or {}).items() if v is not None}
 
 
 def _image(planes: xr.DataArray, image: Any) -> xr.DataArray:

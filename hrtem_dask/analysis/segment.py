@@ -25,6 +25,8 @@ __all__ = ["check_window", "layout_of", "segment", "unknown_pixels", "warn_outsi
 
 #: pixel sizes that agree to this part are not worth a resampling
 TOLERANCE = 0.02
+#: key of a card and attribute of probabilities: what `find_columns` counts as a column
+THRESHOLD = "column_threshold"
 #: smallest window that may be blended [network pixel]
 SMALLEST = 8
 
@@ -152,7 +154,8 @@ def segment(
                        window_size=window_size)
     task = Network.of(model, device, backend, check_augment(augment))
     data = assemble(movie, layout, task)
-    attrs = {k: v for k, v in movie.attrs.items() if k not in ("units", "long_name")}
+    attrs = {k: v for k, v in movie.attrs.items() if k not in ("units", "long_name", THRESHOLD)}
+    attrs |= {THRESHOLD: model.card[THRESHOLD]} if THRESHOLD in model.card else {}
     out = xr.DataArray(data, dims=("frame", "class", "y", "x"), name="probability", attrs=record(
         attrs | {"units": "1"}, "segment", model=model.name, sha256=task.sha256, halo=layout.y.halo,
         window=layout.y.taper, window_size=layout.y.window or None, tile=layout.y.tile, device=device,

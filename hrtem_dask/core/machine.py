@@ -8,14 +8,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
-__all__ = ["as_task", "available_cores", "available_memory", "in_task", "task_threads", "threads_here"]
+__all__ = ["as_task", "available_cores", "available_memory", "in_task", "one_blas_thread", "task_threads",
+           "threads_here"]
 
 #: threads of one task, for workers that have several cores and one thread
 TASK_THREADS = "HRTEM_DASK_TASK_THREADS"
 _here = threading.local()
+
+
+class _Blas:
+    """How many threads of this process hold the linear algebra to one thread, and what undoes it."""
+
+    lock = threading.Lock()
+    holders = 0
+    controller: Any = None
+    limit: Any = None
 
 
 def available_cores() -> int:
@@ -65,6 +76,35 @@ def as_task() -> Iterator[None]:
         yield
     finally:
         _here.task = before
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold numpy's linear algebra to one thread while any thread is inside: of many small products most are waiting.
+
+    The limit is one of the process. Threads that come and go share it; the last one lifts it.
+
+    Examples
+    --------
+    >>> from threadpoolctl import threadpool_info
+    >>> with one_blas_thread(), one_blas_thread():
+    ...     {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} <= {1}
+    True
+    """
+    from threadpoolctl import ThreadpoolController
+
+    with _Blas.lock:
+        if not _Blas.holders:
+            _Blas.controller = _Blas.controller or ThreadpoolController()  # looking for the libraries takes a while
+            _Blas.limit = _Blas.controller.limit(limits=1, user_api="blas")
+        _Blas.holders += 1
+    try:
+        yield
+    finally:
+        with _Blas.lock:
+            _Blas.holders -= 1
+            if not _Blas.holders:
+                _Blas.limit.restore_original_limits()
 
 
 def in_task() -> bool:

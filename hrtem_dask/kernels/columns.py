@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from ..core.machine import one_blas_thread
 from .column_noise import WIDTHS, WINDOW, Noise, Spectrum, fit_noise, noise_spectrum, windows_of
 from .column_peaks import Peaks, find_peaks, join_peaks, thin_out
 from .gaussfit import Fit, fit_gaussians
@@ -71,6 +72,7 @@ def halo_pixels(reach: float, pixel_size: tuple[float, float]) -> tuple[int, int
     return int(np.ceil(reach / pixel_size[0])) + 2, int(np.ceil(reach / pixel_size[1])) + 2
 
 
+@one_blas_thread()
 def survey_tile(planes: np.ndarray, images: np.ndarray | None, finder: Finder, *, origin: tuple[int, int],
                 own: tuple[slice, slice], first: tuple[int, int],
                 frame: tuple[int, int]) -> tuple[Peaks, list[Spectrum]]:
@@ -115,6 +117,7 @@ def merge_tiles(parts: Sequence[tuple[Peaks, list[Spectrum]]], finder: Finder,
     return found, [fit_noise(s, window, finder.pixel_size, finder.mtf) for s in spectra]
 
 
+@one_blas_thread()
 def fit_tile(images: np.ndarray, found: Peaks, noise: Sequence[Noise], finder: Finder, *,
              origin: tuple[int, int] = (0, 0), own: tuple[range, range] | None = None) -> Fit | None:
     """Fit the columns of a tile, those around it helping.
@@ -199,6 +202,7 @@ def _brightness(fit: Fit, good: np.ndarray, noise: Sequence[Noise], finder: Find
             "width": np.where(good, fit.width[k], np.nan), "contrast": np.full(len(good), sign, np.int8)}
 
 
+@one_blas_thread()
 def measure_columns(planes: np.ndarray, images: np.ndarray | None, finder: Finder) -> dict[str, np.ndarray]:
     """Find and measure the columns of one frame.
 
@@ -223,6 +227,7 @@ def measure_columns(planes: np.ndarray, images: np.ndarray | None, finder: Finde
     return column_rows(found, fit, noise, finder)
 
 
+@one_blas_thread()
 def fit_columns(image: np.ndarray, place: np.ndarray, pixel_size: tuple[float, float], *,
                 mtf: Callable[[np.ndarray], np.ndarray] | None = None, offset: float = 0.0) -> pd.DataFrame:
     """Measure columns whose places are known, as `find_columns` measures those that it finds.

@@ -36,6 +36,7 @@ MEASURED = {
     "defocus_range": "defocus [angstrom, positive is underfocus] of those images, lowest and highest",
     "voltage": "of those images [kV]",
     "contrast": "'dark': it knows dark columns, so that an image and its negative are evaluated, see kernels.contrast",
+    "column_threshold": "least probability of a column, chosen on validation fields; the same at every dose",
     "label": "what it learnt to draw around a column: kind and sigma [angstrom]",
     "training": "recipe, seeds, commands and settings",
     "effective_receptive_field": "radii [network pixel] that hold the gradient of an output pixel, and the halo",

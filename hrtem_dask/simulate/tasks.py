@@ -12,7 +12,7 @@ from importlib import import_module
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from ..core.machine import as_task, available_cores
+from ..core.machine import as_task, available_cores, one_blas_thread
 
 __all__ = ["Effort", "begin_worker", "current_client", "measured", "one_thread", "run_tasks"]
 
@@ -60,10 +60,8 @@ class Effort:
 
 def measured(function: Callable[..., Any], *args: Any) -> tuple[Any, float, float]:
     """Call a function on one thread; return its result, processor time and time on the clock [second]."""
-    from threadpoolctl import threadpool_limits
-
     start, clock = time.thread_time(), time.monotonic()
-    with as_task(), threadpool_limits(1):
+    with as_task(), one_blas_thread():
         result = function(*args)
     return result, time.thread_time() - start, time.monotonic() - clock
 
