@@ -23,7 +23,8 @@ import numpy as np
 from hrtem_dask.kernels.event_rates import scan_rate
 from hrtem_dask.kernels.hmm import likelihood_ratio, most_probable_path
 from hrtem_dask.kernels.hops import changes_of
-from hrtem_dask.kernels.occupancy_fit import Reading, Record, fit_chain, profile_rates, step_of
+from hrtem_dask.kernels.occupancy_fit import fit_chain, profile_rates
+from hrtem_dask.kernels.occupancy_model import Reading, Record, step_of
 from hrtem_dask.kernels.self_check import matched_changes
 from hrtem_dask.kernels.telegraph import read_sites, simulate_sites
 

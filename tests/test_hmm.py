@@ -19,7 +19,8 @@ from hrtem_dask.kernels.hmm import (
     path_moments,
     smooth,
 )
-from hrtem_dask.kernels.occupancy_fit import Reading, Record, expectations, fit_chain, profile_rates, shrunk
+from hrtem_dask.kernels.occupancy_fit import expectations, fit_chain, profile_rates, shrunk
+from hrtem_dask.kernels.occupancy_model import Reading, Record
 from hrtem_dask.kernels.telegraph import read_sites, simulate_sites
 
 

@@ -24,7 +24,8 @@ from ..kernels.movable import (
     interval_in_bins,
     interval_of_all,
 )
-from ..kernels.occupancy_fit import Fit, Reading, Record, majority
+from ..kernels.occupancy_fit import majority
+from ..kernels.occupancy_model import Fit, Reading, Record
 from ..kernels.self_check import SelfCheck, check_path
 from .diffusion_result import Diffusion, HopRate
 from .diffusion_tables import bin_edges, chance_hops, dwell_table, event_table, rate_table, site_table, stays_of
@@ -197,7 +198,8 @@ def _records(looks: Looks) -> list[Record]:
     for number in np.unique(epoch) if len(looks.sites) else ():
         rows, at = epoch == number, np.flatnonzero(looks.sites["epoch"] == number)
         if rows.sum() > 1 and len(at):
-            out.append(Record(looks.seen[np.ix_(rows, at)], time[rows], at))
+            mark = None if looks.mark is None else looks.mark[np.ix_(rows, at)]
+            out.append(Record(looks.seen[np.ix_(rows, at)], time[rows], at, mark))
     return out
 
 

@@ -13,7 +13,7 @@ from ..kernels.dwell import survival
 from ..kernels.event_rates import RateInterval
 from ..kernels.hops import changes_of, pair_hops
 from ..kernels.movable import Decoded, neighbour_pairs
-from ..kernels.occupancy_fit import Fit, Record
+from ..kernels.occupancy_model import Fit, Record
 from .site_looks import Looks
 
 __all__ = ["KINDS", "Stays", "bin_edges", "chance_hops", "dwell_table", "event_table", "rate_table", "site_table",

@@ -27,6 +27,8 @@ GATE, FURTHEST = 0.45, 1.2
 #: a column counts where its site keeps its columns: nearer than this multiple of how far (99 %) those of steady sites
 #: scatter about their medians; never nearer than [angstrom]; sites and columns that this takes
 KEPT, NEAREST, ENOUGH_SITES, ENOUGH = 1.25, 0.3, 5, 10
+#: limits of classes: parts of the columns that are nearer to their places, and that are less sure
+FAR, UNSURE = (0.7, 0.9, 0.97), (0.03, 0.1, 0.3)
 #: sites so near the border of the view are out of it [angstrom]
 BORDER = 0.5
 #: a frame that shows fewer than this part of the sites that nearly every frame shows (STEADY) cannot be read
@@ -49,6 +51,8 @@ class Looks:
         Time from frame to frame [second].
     reason : str or None
         Why nothing can be counted.
+    mark : ndarray of int8, shape (used frame, site)
+        How sure each column that was seen is, and how near its place, in classes.
     """
 
     frames: pd.DataFrame
@@ -56,6 +60,7 @@ class Looks:
     seen: np.ndarray
     period: float
     reason: str | None = None
+    mark: np.ndarray | None = None
 
     @property
     def used(self) -> pd.DataFrame:
@@ -83,12 +88,12 @@ def look_at_sites(columns: Any, *, frame_time: float | None, frames_kept: Any, n
         return replace(empty, frames=frames, reason=f"there are no sites: {why or 'the table of sites is empty'}")
     used = frames["status"] == "used"
     table = _kept_places(table[table["frame"].isin(frames.loc[used, "frame"])], found)
-    seen = _seen(table, found, frames[used])
+    seen, mark = _seen(table, found, frames[used])
     seen[~_in_view(found, frames[used], drift, view)] = -1
     bad = _unreadable(seen)
     rows = np.flatnonzero(used)
     frames = frames.assign(status=frames["status"].mask(np.isin(np.arange(len(frames)), rows[bad]), "unreadable"))
-    looks = Looks(frames, found.reset_index(drop=True), seen[~bad], period)
+    looks = Looks(frames, found.reset_index(drop=True), seen[~bad], period, None, mark[~bad])
     return replace(looks, reason=_why_so_few(frames)) if (~bad).sum() < 2 else looks
 
 
@@ -317,12 +322,24 @@ def _kept_places(table: pd.DataFrame, sites: pd.DataFrame) -> pd.DataFrame:
     frames = table.groupby("epoch")["frame"].nunique()
     steady = ((count >= ENOUGH) & (count >= STEADY * table["epoch"].map(frames))).to_numpy()
     if by_site[steady].nunique() < ENOUGH_SITES:
-        return table
+        return table.assign(mark=0)
+    table = table.assign(mark=_marks(table, distance))
     return table[distance <= max(NEAREST, KEPT * float(np.quantile(distance[steady], 0.99)))]
 
 
-def _seen(table: pd.DataFrame, sites: pd.DataFrame, used: pd.DataFrame) -> np.ndarray:
-    """What was seen (used frame, site): unknown outside the epoch of the site."""
+def _marks(table: pd.DataFrame, distance: np.ndarray) -> np.ndarray:
+    """Class of each column by its distance from its place and its probability; the tails are told apart."""
+    mark = np.searchsorted(np.quantile(distance, FAR), distance)
+    if "probability" in table:
+        sure = table["probability"].to_numpy(np.float64)
+        if np.isfinite(sure).all() and np.ptp(sure) > 0:
+            mark = mark * (len(UNSURE) + 1) + np.searchsorted(np.unique(np.quantile(sure, UNSURE)), sure)
+    return mark
+
+
+def _seen(table: pd.DataFrame, sites: pd.DataFrame, used: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """What was seen, and its marks (used frame, site): unknown outside the epoch of the site."""
+    table = table.sort_values("mark", ascending=False)  # of two columns at a site the nearer one counts
     here = used["epoch"].to_numpy()[:, None] == sites["epoch"].to_numpy()[None]
     seen = np.where(here, 0, -1).astype(np.int8)
     row = pd.Index(used["frame"]).get_indexer(table["frame"])
@@ -330,7 +347,9 @@ def _seen(table: pd.DataFrame, sites: pd.DataFrame, used: pd.DataFrame) -> np.nd
     good = (row >= 0) & (site >= 0)
     seen[row[good], site[good]] = 1
     seen[~here] = -1
-    return seen
+    mark = np.zeros(seen.shape, np.int8)
+    mark[row[good], site[good]] = table["mark"].to_numpy()[good]
+    return seen, mark
 
 
 def _in_view(sites: pd.DataFrame, used: pd.DataFrame, drift: pd.DataFrame | None, view: Any) -> np.ndarray:

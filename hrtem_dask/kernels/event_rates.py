@@ -66,7 +66,7 @@ def rate_interval(rates: np.ndarray, log_likelihood: np.ndarray) -> RateInterval
     Parameters
     ----------
     rates, log_likelihood : ndarray, shape (n,)
-        At least four; they have to reach beyond the interval, else nan is returned for what they do not reach.
+        At least four; they have to reach beyond the interval, else its upper end is inf.
 
     Returns
     -------
@@ -92,7 +92,8 @@ def rate_interval(rates: np.ndarray, log_likelihood: np.ndarray) -> RateInterval
         top = float(curve(at))
     rate = float(np.exp(at)) if best > 0 else 0.0
     fall = lambda v: float(curve(v)) - top + FALL  # noqa: E731
-    low = high = events = exposure = np.nan
+    events = exposure = np.nan
+    high = np.inf
     if best < len(fine) - 1 and fall(fine[-1]) < 0:
         end = np.exp(brentq(fall, at, fine[best:][np.argmax(values[best:] < top - FALL)]))
         exposure = FALL / (end - rate - (rate * np.log(end / rate) if rate else 0.0))

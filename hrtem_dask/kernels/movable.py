@@ -9,8 +9,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from .event_rates import RateInterval, scan_rate
-from .hmm import filter_odds, likelihood_ratio, most_probable_path, moves, smooth
-from .occupancy_fit import Fit, Reading, Record, expectations, fit_chain, profile_rates, step_of
+from .hmm import filter_odds, most_probable_path, moves, smooth
+from .occupancy_fit import expectations, fastest, fit_chain, profile_rates
+from .occupancy_model import Fit, Reading, Record, evidence_of, step_of
 
 __all__ = ["Decoded", "decode", "edge_sites", "fit_movable", "interval_in_bins", "interval_of_all", "nearest_distance",
            "neighbour_pairs"]
@@ -23,6 +24,8 @@ NEXT = 1.25
 SHELL, BOND = 1.75, 3.1
 #: twice the log-likelihood that shares of static sites have to gain before sites are taken for static
 GAIN = 4.0
+#: a rate above this part of the highest that can be resolved is flicker of what is read, not of columns
+AT_BOUND = 0.9
 #: first shares (can change, always occupied, always empty) by stratum: inner and outer, edge mostly full, mostly empty
 SHARES = ((0.05, 0.475, 0.475), (0.6, 0.35, 0.05), (0.6, 0.05, 0.35))
 
@@ -131,7 +134,8 @@ def fit_movable(records: Sequence[Record], reading: Reading, edge: np.ndarray, o
 
     A site at the edge counts as one that can change unless what was seen says otherwise: the shares of static
     sites are fitted, and kept where they gain more than chance would (twice the log-likelihood above 4). An
-    inner site can change only where it was seen to.
+    inner site can change only where it was seen to. Where all that changes does so as fast as frames come, it
+    is the reading that flickers: these sites are left out.
 
     Parameters
     ----------
@@ -160,27 +164,33 @@ def fit_movable(records: Sequence[Record], reading: Reading, edge: np.ndarray, o
     if not inner:
         shares[0] = 0, 0.5, 0.5
 
-    def fitted(*mobile: int) -> Fit:
+    def fitted(*mobile: int, start: Fit | None = None) -> Fit:
         """Fit where all sites of these strata can change."""
         first = shares.copy()
         first[list(mobile)] = 1, 0, 0
-        return fit_chain(records, reading, stratum=stratum, shares=first)
+        return fit_chain(records, reading, stratum=stratum, shares=first, start=None if start is None else start.chain)
 
     present = [k for k in (1, 2) if (stratum == k).any()]
     best = fitted(*present)
     if mixed and present:
-        free = fitted()
+        free = max(fitted(), fitted(start=best), key=lambda f: f.log_likelihood)
         if 2 * (free.log_likelihood - best.log_likelihood) > GAIN:
-            some = [fitted(k) for k in present] if len(present) > 1 else []
+            some = [fitted(k, start=free) for k in present] if len(present) > 1 else []
             some = [f for f in some if 2 * (free.log_likelihood - f.log_likelihood) <= GAIN]
             best = max(some, key=lambda f: f.log_likelihood, default=free)
+            moving, fast = best.kinds[0] > 0.5, fastest(records) * AT_BOUND
+            if not (moving & edge).any() or max(best.chain.appear[0], best.chain.disappear[0]) > fast:
+                # nothing changes that can be told from misreads, but some sites are read oddly: limit by the others
+                usual = edge & (best.totals.odd <= 0) & ~moving
+                stratum, shares[0] = np.where(usual, stratum, 0), (0, 0.5, 0.5)
+                best = fitted(*(k for k in (1, 2) if (stratum == k).any()))
     return best, np.where(best.chain.shares[stratum, 0] == 1, True, best.kinds[0] > 0.5)
 
 
 def decode(record: Record, fit: Fit, can: np.ndarray) -> Decoded:
     """States of the sites of a record; those that cannot change keep the likelier of the two."""
     at, chain = record.site, fit.chain
-    ratio, step = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at]), step_of(record, chain)
+    ratio, step = evidence_of(record, chain), step_of(record, chain)
     start = chain.start(at)
     done, path = smooth(ratio, step, record.which, start), most_probable_path(ratio, step, record.which, start)
     static = fit.kinds[1, at] > fit.kinds[2, at]
@@ -236,7 +246,7 @@ def interval_in_bins(records: Sequence[Record], fit: Fit, edges: np.ndarray, wei
     sums = np.zeros((3, bins))  # events, occupied time, time: of sites that can change
     for record in records:
         at, chain = record.site, fit.chain
-        ratio = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at])
+        ratio = evidence_of(record, chain)
         done = smooth(ratio, step_of(record, chain), record.which, chain.start(at))
         place = np.clip(np.searchsorted(edges, record.time[1:], "right") - 1, 0, bins - 1)
         smoothed.append((record, ratio, done.filtered, done.ahead, place))
@@ -269,4 +279,5 @@ def interval_in_bins(records: Sequence[Record], fit: Fit, edges: np.ndarray, wei
 def _cut(record: Record, steps: np.ndarray) -> Record:
     """The record of some steps that follow each other."""
     frames = slice(steps[0], steps[-1] + 2)
-    return Record(record.seen[frames], record.time[frames], record.site)
+    return Record(record.seen[frames], record.time[frames], record.site,
+                  None if record.mark is None else record.mark[frames])

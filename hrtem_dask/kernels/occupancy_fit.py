@@ -9,179 +9,45 @@ its stratum, so that sites that never change neither dilute a rate nor are taken
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import betainc, betaincc, betaln, gammaln, logsumexp
 
-from .hmm import Moves, Smoothed, filter_odds, likelihood_ratio, log_evidence, moves, path_moments, smooth
+from .hmm import Moves, Smoothed, filter_odds, log_evidence, moves, path_moments
+from .occupancy_model import (
+    Chain,
+    Fit,
+    Reading,
+    Record,
+    Totals,
+    count_marks,
+    evidence_of,
+    log_marks_of_empty,
+    smooth_record,
+    step_of,
+)
 
-__all__ = ["Chain", "Fit", "Reading", "Record", "Totals", "expectations", "fit_chain", "majority", "profile_rates",
-           "start_chain"]
+__all__ = ["expectations", "fastest", "fit_chain", "kinds_of", "majority", "profile_rates", "shrunk", "start_chain"]
 
 #: bounds of what is estimated: a column that is there is seen more often than not, one that is not seldom
-TPR_BOUNDS, FPR_BOUNDS = (0.5, 1 - 1e-6), (1e-6, 0.35)
+TPR_BOUNDS, FPR_BOUNDS = (0.6, 1 - 1e-6), (1e-6, 0.2)
 #: steps whose moves are held at once
 SLAB = 64
 #: least rate: so many events in the time that sites could have shown one; and what a guess of a rate weighs
 LEAST_EVENTS = 0.3
-
-
-@dataclass(frozen=True)
-class Record:
-    """What was seen of some sites in the frames of one stretch (an epoch) of the movie.
-
-    Attributes
-    ----------
-    seen : ndarray of int8, shape (frame, site)
-        1 a column, 0 none, -1 unknown.
-    time : ndarray, shape (frame,)
-        Increasing [second].
-    site : ndarray of int, shape (site,)
-        Which of all sites these are.
-    """
-
-    seen: np.ndarray
-    time: np.ndarray
-    site: np.ndarray
-    gaps: np.ndarray = field(init=False)
-    which: np.ndarray = field(init=False)
-
-    @cached_property
-    def looks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where (frame, site) a column was seen, and where something is known; as numbers, to be summed."""
-        return (self.seen == 1).astype(np.float64), (self.seen >= 0).astype(np.float64)
-
-    def __post_init__(self) -> None:
-        """Find the different gaps between frames."""
-        gaps, which = np.unique(np.diff(self.time).round(9), return_inverse=True)
-        object.__setattr__(self, "gaps", gaps)
-        object.__setattr__(self, "which", which)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is known of detection.
-
-    Attributes
-    ----------
-    pool : ndarray of int, shape (site,)
-        Sites of one pool are alike.
-    tpr, fpr : ndarray, shape (pool,), optional
-        Probability to see a column where there is one, and where there is none.
-    trials : float
-        How many looks these were measured with: they count beside those of the movie itself; inf fixes them.
-    """
-
-    pool: np.ndarray
-    tpr: np.ndarray | None = None
-    fpr: np.ndarray | None = None
-    trials: float = np.inf
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Parameters.
-
-    Attributes
-    ----------
-    appear, disappear : ndarray, shape (group,)
-        Rates of an empty and of an occupied site that can change [1/second].
-    tpr, fpr : ndarray, shape (site,)
-        Probability to see a column where there is one, and where there is none.
-    shares : ndarray, shape (stratum, 3)
-        Part of sites that can change, that are always occupied, and always empty.
-    first : ndarray, shape (stratum,)
-        Probability that a site that can change is occupied at first.
-    group, stratum : ndarray of int, shape (site,)
-        Of each site.
-    """
-
-    appear: np.ndarray
-    disappear: np.ndarray
-    tpr: np.ndarray
-    fpr: np.ndarray
-    shares: np.ndarray
-    first: np.ndarray
-    group: np.ndarray
-    stratum: np.ndarray
-
-    def start(self, site: np.ndarray) -> np.ndarray:
-        """Odds of occupied to empty at first, of these sites."""
-        return (self.first / (1 - self.first))[self.stratum[site]]
-
-
-class Totals(NamedTuple):
-    """Expected sums over frames, each (site,), if the site can change; of static ones what was seen.
-
-    Attributes
-    ----------
-    appeared, disappeared, occupied, duration : ndarray
-        Events, time occupied, and time in all [second].
-    hits, on, falses, off : ndarray
-        Columns seen where there is one, looks at occupied sites; columns seen where there is none, looks at empty.
-    first, begins : ndarray
-        Records that begin with the site occupied, and records.
-    log_mobile, log_full, log_empty : ndarray
-        Log-likelihoods of the three kinds of sites.
-    """
-
-    appeared: np.ndarray
-    disappeared: np.ndarray
-    occupied: np.ndarray
-    duration: np.ndarray
-    hits: np.ndarray
-    on: np.ndarray
-    falses: np.ndarray
-    off: np.ndarray
-    first: np.ndarray
-    begins: np.ndarray
-    log_mobile: np.ndarray
-    log_full: np.ndarray
-    log_empty: np.ndarray
-
-
-class Fit(NamedTuple):
-    """The most likely parameters.
-
-    Attributes
-    ----------
-    chain : Chain
-        Parameters.
-    totals : Totals
-        Sums under them.
-    kinds : ndarray, shape (3, site)
-        Probability that a site can change, is always occupied, always empty.
-    log_likelihood : float
-        Of all sites.
-    rounds : int
-        How many were made.
-    """
-
-    chain: Chain
-    totals: Totals
-    kinds: np.ndarray
-    log_likelihood: float
-    rounds: int
-
-
-def step_of(record: Record, chain: Chain) -> Moves:
-    """Moves (gap, site) of the sites of a record."""
-    group = chain.group[record.site]
-    return moves(record.gaps[:, None], chain.appear[group], chain.disappear[group])
-
-
-def smooth_record(record: Record, chain: Chain) -> Smoothed:
-    """States of the sites of a record, if they can change."""
-    ratio = likelihood_ratio(record.seen, chain.tpr[record.site], chain.fpr[record.site])
-    return smooth(ratio, step_of(record, chain), record.which, chain.start(record.site))
+#: highest rate, in the shortest gap between frames: what changes faster cannot be told from misreads
+MOST_CHANGES = 0.2
+#: part of the static sites that are read as no other site is: weak columns, and places where columns are invented often
+ODD = 0.1
+#: how many columns the mean shares of marks are worth, for those of such a site
+OWN_MARKS = 8.0
 
 
 def expectations(records: Sequence[Record], chain: Chain) -> Totals:
     """Sum what is expected of every site over all frames."""
-    out = Totals(*np.zeros((len(Totals._fields), len(chain.tpr))))
+    sites, marks = len(chain.tpr), chain.marks.shape[2]
+    out = Totals(*(np.zeros((sites, marks) if n in ("marks", "marked") else sites) for n in Totals._fields))
     for record in records:
         at, seen = record.site, record.seen
         done, group, step = smooth_record(record, chain), chain.group[record.site], step_of(record, chain)
@@ -196,13 +62,53 @@ def expectations(records: Sequence[Record], chain: Chain) -> Totals:
         out.on[at] += on
         out.falses[at] += ones.sum(0) - hits
         out.off[at] += known.sum(0) - on
+        out.marks[at] += count_marks(record, marks)
+        out.marked[at] += count_marks(record, marks, done.occupied)
         out.first[at] += done.occupied[0]
         out.begins[at] += 1
-        empty = log_evidence(seen, chain.fpr[at])
+        empty = log_evidence(seen, chain.fpr[at]) + log_marks_of_empty(record, chain)
         out.log_empty[at] += empty
-        out.log_full[at] += log_evidence(seen, chain.tpr[at])
+        out.log_full[at] += log_evidence(seen, chain.tpr[at]) + log_marks_of_empty(record, chain)
         out.log_mobile[at] += done.log_likelihood + empty
-    return out
+    there = (out.marks * np.log(chain.marks[1] / chain.marks[0])[chain.pool]).sum(1)
+    marked = log_any_marks(out.marks, chain)
+    odd = [o + marked for o in log_odd(out.hits + out.falses, out.on + out.off)]
+    usual = np.logaddexp(out.log_full + there, out.log_empty) + np.log((1 - ODD) / ODD)
+    return out._replace(log_full=_either(out.log_full + there, odd[0]), log_empty=_either(out.log_empty, odd[1]),
+                        odd=np.logaddexp(*odd) - usual)
+
+
+def log_odd(ones: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihood of static sites read with an unknown probability, above and below a half (uniform there).
+
+    Examples
+    --------
+    A site that shows a column in 40 of 100 looks is hardly one with a column.
+
+    >>> full, empty = log_odd(np.array([40.0]), np.array([100.0]))
+    >>> round(float(empty[0] - full[0]), 1)
+    3.7
+    """
+    a, b = ones + 1, looks - ones + 1
+    whole = betaln(a, b) + np.log(2)
+    return (whole + np.log(np.maximum(betaincc(a, b, 0.5), 1e-300)),
+            whole + np.log(np.maximum(betainc(a, b, 0.5), 1e-300)))
+
+
+def log_any_marks(marks: np.ndarray, chain: Chain) -> np.ndarray:
+    """Log-likelihood (site,) of marks whose shares are a site's own.
+
+    The shares are integrated over a Dirichlet prior about the mean of all sites of the pool.
+    """
+    pools = chain.marks.shape[1]
+    mean = np.full((pools, marks.shape[1]), 0.5)
+    np.add.at(mean, chain.pool, marks)
+    prior = (OWN_MARKS * mean / mean.sum(1, keepdims=True))[chain.pool]
+    return gammaln(prior.sum(1)) - gammaln((prior + marks).sum(1)) + (gammaln(prior + marks) - gammaln(prior)).sum(1)
+
+
+def _either(usual: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    return np.logaddexp(np.log(1 - ODD) + usual, np.log(ODD) + odd)
 
 
 def _moved(done: Smoothed, step: Moves, which: np.ndarray) -> np.ndarray:
@@ -229,6 +135,8 @@ def start_chain(records: Sequence[Record], reading: Reading, group: np.ndarray, 
     """First guess of the parameters: a column is there where most of five frames show it."""
     sites, groups = len(reading.pool), int(group.max()) + 1
     sums = np.zeros((6, sites))  # hits, on, falses, off, time, changes
+    marks = max((int(r.mark.max()) + 1 for r in records if r.mark is not None and r.mark.size), default=1)
+    marked = np.zeros((2, sites, marks))
     for record in records:
         state = majority(record.seen)
         known, ones = record.seen >= 0, record.seen == 1
@@ -236,11 +144,25 @@ def start_chain(records: Sequence[Record], reading: Reading, group: np.ndarray, 
             sums[row, record.site] += part.sum(0)
         sums[4, record.site] += record.time[-1] - record.time[0]
         sums[5, record.site] += (state[1:] != state[:-1]).sum(0)
+        for there in (0, 1):
+            marked[there, record.site] += count_marks(record, marks, state == there)
     changes, time = (np.bincount(group, row, groups) for row in (sums[5], sums[4]))
     rate = (changes + 1) / np.maximum(time, 1e-9)
     chain = Chain(rate, rate.copy(), np.full(sites, 0.9), np.full(sites, 0.05), shares,
-                  np.full(len(shares), 0.5), group, stratum)
+                  np.full(len(shares), 0.5), group, stratum, reading.pool, _shares_of_marks(marked, reading.pool))
     return _read(chain, reading, *sums[:4])
+
+
+def _shares_of_marks(count: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Shares (2, pool, mark) from counts (2, site, mark); a rare mark is never impossible."""
+    pools, marks = int(pool.max()) + 1, count.shape[2]
+    out = np.zeros((2, pools, marks))
+    for there in (0, 1):
+        np.add.at(out[there], pool, count[there])
+    # towards the mean of both, with the weight of as many columns as there are marks
+    mean = out.sum((0, 1)) + 0.5
+    out += marks * mean / mean.sum()
+    return out / out.sum(2, keepdims=True)
 
 
 def majority(seen: np.ndarray, width: int = 5) -> np.ndarray:
@@ -344,8 +266,10 @@ def _improved(records: Sequence[Record], chain: Chain, totals: Totals, kinds: np
     least = LEAST_EVENTS / np.maximum(np.bincount(chain.group, totals.duration, groups), 1e-9)
     # of a state that is hardly ever taken the rate is that of both, as LEAST_EVENTS of them would say
     both = np.maximum((up + down) / np.maximum(time, 1e-9), least)
-    appear = np.maximum((up + LEAST_EVENTS) / (np.maximum(time - on, 0) + LEAST_EVENTS / both), least)
-    disappear = np.maximum((down + LEAST_EVENTS) / (np.maximum(on, 0) + LEAST_EVENTS / both), least)
+    most = fastest(records)
+    appear = (up + LEAST_EVENTS) / (np.maximum(time - on, 0) + LEAST_EVENTS / both)
+    disappear = (down + LEAST_EVENTS) / (np.maximum(on, 0) + LEAST_EVENTS / both)
+    appear, disappear = (np.clip(v, least, np.maximum(most, least)) for v in (appear, disappear))
     ones, looks = np.zeros_like(can), np.zeros_like(can)
     for record in records:
         ones[record.site] += record.looks[0].sum(0)
@@ -357,8 +281,16 @@ def _improved(records: Sequence[Record], chain: Chain, totals: Totals, kinds: np
     shares = np.stack([np.bincount(chain.stratum, k, strata) for k in kinds], axis=1) / number[:, None]
     shares = np.where(chain.shares[:, :1] == 1, chain.shares, shares)
     first, begins = (np.bincount(chain.stratum, can * v, strata) for v in (totals.first, totals.begins))
-    new = replace(chain, appear=appear, disappear=disappear, shares=shares, first=(first + 0.5) / (begins + 1))
+    marked = np.stack([can[:, None] * (totals.marks - totals.marked) + kinds[2][:, None] * totals.marks,
+                       can[:, None] * totals.marked + kinds[1][:, None] * totals.marks])
+    new = replace(chain, appear=appear, disappear=disappear, shares=shares, first=(first + 0.5) / (begins + 1),
+                  marks=_shares_of_marks(marked, chain.pool))
     return _read(new, reading, *counts)
+
+
+def fastest(records: Sequence[Record]) -> float:
+    """Highest rate that is tried [1/second]."""
+    return MOST_CHANGES / min((float(r.gaps.min()) for r in records if len(r.gaps)), default=np.inf)
 
 
 def profile_rates(records: Sequence[Record], chain: Chain, totals: Totals, scales: np.ndarray) -> np.ndarray:
@@ -372,13 +304,14 @@ def profile_rates(records: Sequence[Record], chain: Chain, totals: Totals, scale
     for record in records:
         at = record.site
         group = chain.group[at]
-        ratio = likelihood_ratio(record.seen, chain.tpr[at], chain.fpr[at])
+        ratio = evidence_of(record, chain)
         step = moves(record.gaps[:, None, None], factor[:, at] * chain.appear[group],
                      factor[:, at] * chain.disappear[group])
         first = chain.start(at)
         start = np.broadcast_to(ratio[0] * first, (len(scales), len(at)))
         _, log = filter_odds(ratio[1:], step, record.which, start, keep=False)
         logs[:, at] += log + np.log((1 + ratio[0] * first) / (1 + first)) + log_evidence(record.seen, chain.fpr[at])
+        logs[:, at] += log_marks_of_empty(record, chain)
     with np.errstate(divide="ignore"):
         shares = np.log(chain.shares[chain.stratum].T)
     static = np.logaddexp(shares[1] + totals.log_full, shares[2] + totals.log_empty)

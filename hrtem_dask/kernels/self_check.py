@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .hmm import likelihood_ratio, most_probable_path
+from .hmm import most_probable_path
 from .hops import Changes, changes_of
-from .occupancy_fit import Fit, Record, step_of
+from .occupancy_model import Chain, Fit, Record, evidence_of, step_of
 from .telegraph import read_sites, simulate_sites
 
 __all__ = ["SelfCheck", "check_path", "matched_changes"]
@@ -60,6 +60,16 @@ def matched_changes(found: Changes, true: Changes, within: int = 2) -> int:
     return count
 
 
+def draw_marks(rng: np.random.Generator, states: np.ndarray, chain: Chain, site: np.ndarray) -> np.ndarray:
+    """Marks (frame, site) that columns seen in these states would have."""
+    steps = np.cumsum(chain.marks, axis=2)[:, chain.pool[site]]
+    chance = rng.random(states.shape)
+    out = np.zeros(states.shape, np.int8)
+    for k in range(steps.shape[2] - 1):
+        out += chance > np.where(states == 1, steps[1, :, k], steps[0, :, k])
+    return out
+
+
 def check_path(records: Sequence[Record], fit: Fit, can: np.ndarray, seed: int = 0) -> SelfCheck:
     """Simulate the sites that can change with the fitted rates, and frozen, and count their events.
 
@@ -92,7 +102,8 @@ def check_path(records: Sequence[Record], fit: Fit, can: np.ndarray, seed: int =
             frozen = np.broadcast_to(rng.random(len(at)) < 0.5, states.shape).astype(np.int8)
             for truth in (states, frozen):
                 seen = np.where(known, read_sites(rng, truth, chain.tpr[at], chain.fpr[at]), -1)
-                ratio = likelihood_ratio(seen, chain.tpr[at], chain.fpr[at])
+                mark = draw_marks(rng, truth, chain, at)
+                ratio = evidence_of(Record(seen, record.time, at, mark), chain)
                 found = changes_of(most_probable_path(ratio, step, part.which, chain.start(at)), known)
                 if truth is frozen:
                     false += len(found.frame)
