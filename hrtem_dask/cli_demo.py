@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -16,30 +16,35 @@ import xarray as xr
 from .cli_run import finish, seconds, showing
 from .io.store import open_store, write_movie
 from .io.tables import read_json, write_csv, write_json
+from .report.diffusion import TRUE_EVENTS, TRUTH
+
+if TYPE_CHECKING:
+    from .campaign.results import Campaign
 
 __all__ = ["MOVIE", "dice_table", "run_demo"]
 
-#: what the demo's movie shows: gold particles of 3 to 5 nm on thin carbon
+#: what the demo's movie shows: a gold particle of 3 nm on thin carbon
 RECIPE: dict[str, Any] = {
     "name": "demo",
-    "field": {"wave_sampling": 0.3, "stored_sampling": 0.45, "slice_thickness": 3.0},
-    "particles": {"number": [3, 3], "coverage": [0.3, 0.3], "diameter": [30, 46], "elongation": [1.0, 1.25],
-                  "height": [0.6, 0.9], "touching_fraction": 0.0, "twin_fraction": 0.0,
-                  "thermal_displacement": [0.08, 0.1]},
-    "film": {"absent_fraction": 0.0, "thickness": [25, 30], "roughness": [1, 3]},
+    "field": {"wave_sampling": 0.14, "stored_sampling": 0.2, "slice_thickness": 2.0},
+    "particles": {"shape": "wulff", "zone_axis": "110", "number": [1, 1], "coverage": [0.2, 0.2], "diameter": [27, 30],
+                  "elongation": [1.0, 1.15], "height": [0.5, 0.7], "steps": [0, 2], "adatoms": [0.0, 0.05],
+                  "touching_fraction": 0.0, "thermal_displacement": [0.07, 0.1]},
+    "film": {"absent_fraction": 0.0, "thickness": [8, 10], "roughness": [0, 2]},
 }
-#: they rock through zone axes, see `hrtem_dask.simulate.scenes.Rock`, in a corrected microscope
-MOTION: dict[str, Any] = {"tilt": 4.5, "time": 3.0, "spin": 1.0, "wander": 0.2, "frames_per_wave": 4,
-                          "zone_axis": "110, 100"}
-OPTICS: dict[str, Any] = {"defocus": 120.0, "cs": -1e5, "focal_spread": 35.0, "convergence": 1e-4,
-                          "absorption_length": 300.0, "blur": 0.4}
+#: it rocks through the zone axis, see `hrtem_dask.simulate.Rock`, while columns of its surface come, go and hop
+MOTION: dict[str, Any] = {"tilt": 5.0, "time": 2.5, "spin": 0.5, "wander": 0.15, "frames_per_wave": 4}
+RATE = 0.1
+OPTICS: dict[str, Any] = {"defocus": 60.0, "cs": -1e5, "focal_spread": 30.0, "convergence": 1e-4,
+                          "absorption_length": 400.0, "blur": 0.3}
 #: the movie of the demo, see `hrtem_dask.simulate.movie`, and which part of its frames is spoilt
-MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 120, "seed": 2, "shape": (480, 480), "pixel_size": 0.25,
-                         "dose": 200.0, "frame_time": 0.05, "drift": 0.06}
+MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 200, "seed": 4, "shape": (288, 288), "pixel_size": 0.16,
+                         "dose": 1000.0, "frame_time": 0.1, "drift": 0.05}
 SPOILT = {"blurred": 0.02, "saturated": 0.01, "empty": 0.01}
-#: the network and the crystal that it is analysed with
-MODEL, CRYSTAL = "au-particles", "Au"
-NAMES = {"movie": "movie.zarr", "truth": "truth.zarr", "tilts": "tilts.csv", "made": "movie.json"}
+#: the networks and the crystal that it is analysed with
+MODEL, COLUMNS, CRYSTAL = "au-particles", "au-columns", "Au"
+NAMES = {"movie": "movie.zarr", "truth": "truth.zarr", "tilts": "tilts.csv", "made": "movie.json",
+         "simulated": "simulated.zarr"}
 
 
 def run_demo(out: str | Path, workers: int | None = None) -> int:
@@ -67,7 +72,7 @@ def run_demo(out: str | Path, workers: int | None = None) -> int:
         client = Workers(stack, workers)
         _simulated(out, client)
         config = CampaignConfig(source=str(out / NAMES["movie"]), out=out, model=MODEL, crystal=CRYSTAL,
-                                title="Demo: simulated gold nanoparticles on carbon")
+                                columns=COLUMNS, title="Demo: a simulated gold nanoparticle on carbon")
         config, plan = plan_campaign(config)
         if plan.todo:
             click.echo(f"analysing {plan.todo_frames} of {plan.n_frames} frames ...", err=True)
@@ -80,8 +85,11 @@ def run_demo(out: str | Path, workers: int | None = None) -> int:
         tilts = tilt_table(campaign.verdicts, pd.read_csv(out / NAMES["tilts"], keep_default_na=False))
         write_csv(out / "truth.csv", dice.merge(tilts, on="frame"))
         (out / "report.html").unlink(missing_ok=True)
+    events = true_diffusion(campaign) if COLUMNS is not None else None
     click.echo(compared(campaign.verdicts, pd.read_csv(out / "truth.csv")))
     code = finish(campaign)
+    if events is not None:
+        click.echo(events)
     click.echo(f"took {seconds(time.monotonic() - started)}. Open the report in a browser: "
                f"{(out / 'report.html').as_uri()}")
     return code
@@ -109,23 +117,22 @@ def _simulated(out: Path, workers: Workers) -> None:
     """Make the movie and its truth, unless the same ones are there."""
     from .core.provenance import package_version
     from .simulate import movie as simulate_movie
-    from .simulate.gathered import Gathered
+    from .simulate.hopping import Hopping
     from .simulate.microscope import Optics
     from .simulate.scenes import Rock
     from .simulate.spoilt import spoil_kinds, spoil_movie
 
-    wanted = {**MOVIE, "shape": list(MOVIE["shape"]), "motion": MOTION, "optics": OPTICS, "spoilt": SPOILT,
-              "version": package_version()}
+    wanted = {**MOVIE, "shape": list(MOVIE["shape"]), "motion": MOTION, "rate": RATE, "optics": OPTICS,
+              "spoilt": SPOILT, "version": package_version()}
     if read_json(out / NAMES["made"]) == wanted:
         click.echo("the simulated movie is there already", err=True)
         return
     (out / NAMES["made"]).unlink(missing_ok=True)
-    click.echo(f"simulating {MOVIE['n_frames']} frames of gold nanoparticles (multislice) ...", err=True)
+    click.echo(f"simulating {MOVIE['n_frames']} frames of a gold nanoparticle (multislice) ...", err=True)
     client = workers.get()
     with _waves() as progress:
-        progress(0, -(-MOVIE["n_frames"] // MOTION["frames_per_wave"]))
-        data = simulate_movie(**MOVIE, motion=Gathered(Rock(**MOTION)), optics=Optics(**OPTICS), client=client,
-                              progress=progress)
+        data = simulate_movie(**MOVIE, motion=Hopping(rate=RATE, rock=Rock(**MOTION)), optics=Optics(**OPTICS),
+                              client=client, progress=progress, store=out / NAMES["simulated"])
     kinds = spoil_kinds(MOVIE["n_frames"], MOVIE["seed"], SPOILT)
     write_movie(out / NAMES["movie"], spoil_movie(data.movie, kinds, MOVIE["seed"]))
     write_csv(out / NAMES["tilts"], true_tilts(data, kinds))
@@ -149,6 +156,29 @@ def true_tilts(data: xr.Dataset, kinds: np.ndarray) -> pd.DataFrame:
     flat = {n: data[f"particle_{n}"].transpose("frame", "particle").values.ravel() for n in ("y", "x", "tilt")}
     return pd.DataFrame({"frame": np.repeat(frames, count), "particle": np.tile(np.arange(1, count + 1), len(frames)),
                          **flat, "spoilt": np.repeat(kinds, count)})
+
+
+def true_diffusion(campaign: Campaign) -> str:
+    """Lay the true events beside the measured ones, for the report, and say how they compare."""
+    from .analysis.diffusion_truth import compare_events
+    from .simulate import open_truth
+
+    said, out = campaign.diffusion, campaign.out
+    if said["rate"] is None:
+        return f"diffusion events against the simulated truth: {said['text']}"
+    tables = {name: campaign.table(name) for name in ("events", "sites", "drift")}
+    score = compare_events(open_truth(out / NAMES["simulated"]), **tables, frames=campaign.table("diffusion_frames"),
+                           frame_time=MOVIE["frame_time"])
+    known = score.to_json()
+    if read_json(out / TRUTH) != known or not (out / TRUE_EVENTS).exists():
+        write_csv(out / TRUE_EVENTS, score.table)
+        write_json(out / TRUTH, known)
+        (out / "report.html").unlink(missing_ok=True)
+    rate = (f"below {said['high']:.3g}" if said["limit"] else
+            f"{said['rate']:.3g} (95 %: {said['low']:.3g} to {said['high']:.3g})")
+    return (f"diffusion events against the simulated truth: {rate} a site and second, truly {score.rate:.3g}; of "
+            f"{score.changes} true changes that the frames used show {score.recall:.0%} are found within 2 frames, and "
+            f"{score.precision:.0%} of those found are true")
 
 
 def tilt_table(verdicts: pd.DataFrame, tilts: pd.DataFrame) -> pd.DataFrame:

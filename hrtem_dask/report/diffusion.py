@@ -19,7 +19,7 @@ from .diffusion_figures import Ground, columns_figure, events_figure
 if TYPE_CHECKING:
     from .build import Scenes
 
-__all__ = ["TRUTH", "diffusion_card", "diffusion_section", "number_rows"]
+__all__ = ["TRUE_EVENTS", "TRUTH", "diffusion_card", "diffusion_section", "number_rows"]
 
 #: frames in the mean image, at most, and what is shown around the sites [angstrom]
 MOST, AROUND = 60, 5.0
