@@ -70,8 +70,8 @@ def view_layers(
     labels : DataArray, dims (frame, y, x), optional
         From `label_particles`.
     particles, columns, sites, drift, events : DataFrame, optional
-        From `link_particles` or `analyse_particles`, `find_columns` or `link_columns`, `find_sites`,
-        `estimate_drift` and `count_diffusion`. Sites and events are drawn where the drift carries
+        From `link_particles` or `analyse_particles`, `find_columns` or `link_columns`, ``find_sites(...).table``,
+        `estimate_drift` and ``count_diffusion(...).events``. Sites and events are drawn where the drift carries
         them in each frame; without a drift, where they are in the reference. A dask table is
         computed, as points are drawn from memory.
     pixel_size, frame_time
@@ -154,8 +154,9 @@ class World:
         """First coordinate of frames; -1 of those that are not there."""
         if self.even:
             return np.where(np.isin(numbers, self.frames), numbers, -1)
-        at = np.clip(np.searchsorted(self.frames, numbers), 0, len(self.frames) - 1)
-        return np.where(self.frames[at] == numbers, at, -1)
+        order = np.argsort(self.frames, kind="stable")
+        at = np.clip(np.searchsorted(self.frames, numbers, sorter=order), 0, len(self.frames) - 1)
+        return np.where(self.frames[order[at]] == numbers, order[at], -1)
 
     def options(self, **more: Any) -> dict[str, Any]:
         """Options of a layer whose data are world coordinates already."""
@@ -211,8 +212,8 @@ def _table(table: Any) -> pd.DataFrame:
     names = set(table.columns) if isinstance(table, pd.DataFrame) else set()
     if not names >= {"y", "x"} and not names >= {"frame", *MOTION}:
         raise InputError(f"found {sorted(map(str, names)) or type(table).__name__}; expected a table with y and x "
-                         "[angstrom], as find_columns, find_sites or analyse_particles return it, or a drift, as "
-                         "estimate_drift returns it")
+                         "[angstrom], as find_columns(...), find_sites(...).table, count_diffusion(...).events or "
+                         "analyse_particles(...), or a drift, as estimate_drift(...)")
     return table
 
 
@@ -277,7 +278,9 @@ def _sites(sites: pd.DataFrame, drift: pd.DataFrame | None, world: World) -> Lay
         options |= {"axis_labels": AXES[1:], "units": options["units"][1:]}
         return sites[["y", "x"]].to_numpy(np.float64), options, "points"
     epoch = "epoch" if {"epoch"} <= set(sites) & set(frames) else None
-    both = sites.merge(_motion(frames), on=epoch) if epoch else sites.merge(_motion(frames), how="cross")
+    # a site has a rotation of its own, that of its lattice
+    own = sites.rename(columns={c: f"site_{c}" for c in ("frame", *MOTION) if c in sites})
+    both = own.merge(_motion(frames), on=epoch) if epoch else own.merge(_motion(frames), how="cross")
     data, options, kind = _points(_carried(both), world, "sites", SITE, "yellow")
     return data, options | {"face_color": "yellow"}, kind
 

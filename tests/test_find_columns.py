@@ -175,6 +175,24 @@ def test_the_threshold_is_absolute_and_of_near_maxima_the_surer_stays():
     assert find_columns(near, crystal="Au").compute().x.round(1).tolist() == [4.1]
 
 
+def test_a_card_that_says_nothing_and_one_that_is_none(two_frames):
+    _, probability, _ = two_frames
+    same(find_columns(probability, card={"column_threshold": None, "column_distance": None}).compute(),
+         find_columns(probability).compute())
+    with pytest.raises(InputError, match="card is 'au-columns'; expected a model or its card"):
+        find_columns(probability, card="au-columns")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_columns_of_an_image_without_contrast_are_not_fitted(two_frames, value):
+    movie, probability, _ = two_frames
+    table = find_columns(probability[:1], image=movie[:1].astype("float32") * 0 + value).compute(scheduler="sync")
+    assert len(table)
+    assert not table.fitted.any()
+    assert not table.contrast.any()
+
+
 def test_frames_without_columns_have_no_rows(two_frames):
     movie, probability, _ = two_frames
     empty = xr_zeros(probability)

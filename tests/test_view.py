@@ -88,6 +88,8 @@ def test_uneven_frames_are_counted() -> None:
     assert options["scale"][0] == 1
     assert options["metadata"]["frame"] == [0, 1, 4, 9]
     assert layers["columns"][0][:, 0].tolist() == [1.0, 2.0]
+    backwards = by_name(view_layers(movie=lazy(4, frame=[9, 4, 1, 0]), columns=table([1, 4, 5])))
+    assert backwards["columns"][0][:, 0].tolist() == [2.0, 1.0]
 
 
 def test_a_focal_series_has_its_defocus_in_front() -> None:
@@ -115,6 +117,10 @@ def test_sites_and_events_move_with_the_particle() -> None:
     assert at == pytest.approx([5 + 1.0 - 2 * np.sin(0.2), 5 + 2 * np.cos(0.2)])
     assert layers["events"][0].tolist() == [pytest.approx([2.0, *at])]
     assert layers["events"][1]["border_color"] == ["orange"]
+    # sites of find_sites have a rotation of their own, that of their lattice
+    turned = by_name(view_layers(movie=lazy(), sites=sites.assign(rotation=1.0), drift=drift()))["sites"]
+    np.testing.assert_array_equal(turned[0], points)
+    assert set(turned[1]["features"]["site_rotation"]) == {1.0}
     still = by_name(view_layers(movie=lazy(), sites=sites, events=events))
     assert still["sites (reference)"][0].tolist() == [[5.0, 5.0], [5.0, 7.0]]
 
@@ -144,7 +150,8 @@ def test_what_cannot_be_shown(objects: dict, message: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("view")
     write_movie(folder / "movie.zarr", movie(4))
-    run_campaign({"source": str(folder / "movie.zarr"), "out": str(folder / "out"), "model": save_dark_model(folder), "min_area": 50.0})
+    run_campaign({"source": str(folder / "movie.zarr"), "out": str(folder / "out"), "model": save_dark_model(folder),
+                  "min_area": 50.0})
     return folder / "out"
 
 

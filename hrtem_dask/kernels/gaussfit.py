@@ -74,6 +74,7 @@ def join_fits(parts: Sequence[Fit]) -> Fit:
                                 axis=0 if f.name in ("place", "error", "settled") else 1) for f in fields(Fit)))
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a frame without contrast has no heights to divide by, and no fit
 def fit_gaussians(images: np.ndarray, place: np.ndarray, pixel_size: tuple[float, float], noise: np.ndarray, *,
                   rough: np.ndarray | None = None, steps: int = STEPS) -> Fit:
     """Fit a Gaussian on a plane to each column, neighbours taken into account.
