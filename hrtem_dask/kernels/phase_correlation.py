@@ -127,8 +127,11 @@ class Reference:
 
 
 def moved_image(image: np.ndarray, motion: np.ndarray, grid: Grid, centre: np.ndarray, *, back: bool = False,
-                order: int = 3) -> np.ndarray:
-    """The image as a frame of this motion shows it, or a frame as the reference would; 0 where nothing is known."""
+                order: int = 3, filtered: bool = False) -> np.ndarray:
+    """The image as a frame of this motion shows it, or a frame as the reference would; 0 where nothing is known.
+
+    ``filtered`` says that the image has been through `scipy.ndimage.spline_filter`.
+    """
     cos, sin = np.cos(motion[2]), np.sin(motion[2])
     turn = np.array([[cos, -sin], [sin, cos]])
     scale, first = np.array([grid.dy, grid.dx]), np.array([grid.y0, grid.x0])
@@ -138,7 +141,7 @@ def moved_image(image: np.ndarray, motion: np.ndarray, grid: Grid, centre: np.nd
     else:
         matrix, offset = turn.T, turn.T @ (first - centre - motion[:2]) + centre - first
     return ndimage.affine_transform(image, matrix * scale[None, :] / scale[:, None], offset / scale, order=order,
-                                    mode="constant")
+                                    mode="constant", prefilter=not filtered)
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,16 @@ def fit_image(image: np.ndarray | None, reference: Reference, start: np.ndarray,
     nothing = np.full(3, np.nan)
     if image is None:
         return ImageFit(nothing, nothing, EMPTY)
-    motion, doubtful, grid, mean = start.copy(), False, reference.grid, reference.mean()
-    fade = _fade(image.shape)
+    motion, doubtful, grid, centre = start.copy(), False, reference.grid, reference.centre
+    mean, fade = ndimage.spline_filter(reference.mean(), mode="constant"), _fade(image.shape)
     if step is not None:
-        shift, height, doubtful = _correlated(image * fade, moved_image(mean, start, grid, reference.centre) * fade,
-                                              grid, step, gap)
+        shown = moved_image(mean, start, grid, centre, filtered=True)
+        shift, height, doubtful = _correlated(image * fade, shown * fade, grid, step, gap)
         if height < ALIKE:
             return ImageFit(nothing, nothing, UNLIKE)
         motion[:2] += shift
+    seen = moved_image(reference.weight / max(float(reference.weight.max()), 1e-9), motion, grid, centre, order=1)
+    fade = fade * (seen > 0.05)
     for _ in range(ROUNDS):
         change, *_ = _linear(image, mean, motion, reference, fade, turn)
         motion = motion + change
@@ -225,23 +230,22 @@ def _correlated(image: np.ndarray, mean: np.ndarray, grid: Grid, step: float,
 
 def _linear(image: np.ndarray, mean: np.ndarray, motion: np.ndarray, reference: Reference, fade: np.ndarray,
             turn: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One step of the fit: change of the motion; derivatives (k, y, x), their normal matrix, and residuals."""
-    grid, centre, weight = reference.grid, reference.centre, reference.weight
-    shown = moved_image(mean, motion, grid, centre)
-    seen = moved_image(weight / max(float(weight.max()), 1e-9), motion, grid, centre, order=1)
-    w = fade * (seen > 0.05)
+    """One step of the fit: change of the motion; weighted derivatives (k, y, x), their normal matrix, and residuals."""
+    grid, centre = reference.grid, reference.centre
+    shown = moved_image(mean, motion, grid, centre, filtered=True)
     down, right = np.gradient(shown, grid.dy, grid.dx)
     y = (grid.y0 + np.arange(grid.ny) * grid.dy - centre[0] - motion[0])[:, None]
     x = grid.x0 + np.arange(grid.nx) * grid.dx - centre[1] - motion[1]
-    amplitude = float((w * shown * image).sum() / max(float((w * shown**2).sum()), 1e-12))
+    amplitude = float((fade * shown * image).sum() / max(float((fade * shown**2).sum()), 1e-12))
     parts = [-amplitude * down, -amplitude * right]
     if turn:  # of a small rotation, what is at (y, x) goes by (-x, y)
         parts.append(amplitude * (x * down - y * right))
     parts = np.stack([*parts, shown])
     rest = image - amplitude * shown
-    normal = np.einsum("iyx,jyx->ij", parts * w, parts)
-    change = np.linalg.lstsq(normal, np.einsum("iyx,yx->i", parts, w * rest), rcond=1e-12)[0]
-    return np.array([*change[:2], change[2] if turn else 0.0]), parts * w, normal, rest * (w > 0)
+    flat, weighted = parts.reshape(len(parts), -1), (parts * fade).reshape(len(parts), -1)
+    normal = weighted @ flat.T
+    change = np.linalg.lstsq(normal, weighted @ rest.ravel(), rcond=1e-12)[0]
+    return np.array([*change[:2], change[2] if turn else 0.0]), parts * fade, normal, rest * (fade > 0)
 
 
 def _errors(parts: np.ndarray, normal: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -258,7 +262,8 @@ def _errors(parts: np.ndarray, normal: np.ndarray, rest: np.ndarray) -> np.ndarr
     power = np.bincount(ring.ravel(), (fade * twice).ravel()) / np.maximum(modes, 1)
     power *= rest.size / max(int(np.count_nonzero(rest)), 1)
     waves = fft.rfft2(parts, norm="ortho")
-    middle = np.einsum("iyx,jyx->ij", waves.conj() * (twice * power[ring]), waves).real
+    flat = (waves * np.sqrt(twice * power[ring])).reshape(len(waves), -1)
+    middle = (flat.conj() @ flat.T).real
     inverse = np.linalg.pinv(normal)
     error = np.sqrt(np.clip(np.diag(inverse @ middle @ inverse), 0, None))
     return np.array([*error[:2], error[2] if len(error) > 3 else 0.0])
