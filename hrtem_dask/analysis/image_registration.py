@@ -83,8 +83,9 @@ def estimate_drift_images(
     grow with the root of the number of missing frames; then shift, rotation and amplitude by least squares. Where
     another shift, as by a lattice vector, is as likely (odds below 12 to 1), a new epoch begins. Then all frames
     are fitted to the mean image of the movie, in any order, so errors do not add up along it. Errors are from
-    the residuals, whose noise may have any colour. A particle that reconstructs is not noticed here: use
-    `estimate_drift`.
+    the residuals, whose noise may have any colour. A particle that tilts changes its image: where a simulated one
+    rocked by 2.5 degrees the errors were 3 to 5 times the stated ones (0.02 angstrom), those of `estimate_drift`
+    1.4 times. A particle that reconstructs is not noticed here: use `estimate_drift`.
 
     Examples
     --------
