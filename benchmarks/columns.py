@@ -182,7 +182,8 @@ def write_on_card(weights: str, found: Mapping[str, Any]) -> None:
              for name, by in mine["kinds"].items()}
     keep = {k: mine[k] for k in ("threshold", "dose", "refocus", "surface", "false")}
     update_card(weights, {"column_threshold": mine["threshold"],
-                          "scores": {"hard_columns": about | keep | {"kinds": kinds, "peers": peers}}},
+                          "scores": {"hard_columns": about | keep | {"kinds": kinds, "peers": peers}},
+                          "known_failures": columns_tables.failures(mine)},
                 expect=mine["sha256"])
 
 

@@ -23,6 +23,7 @@ ATOMS = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4-6": (4, 6), "7+": (7, 10**6)}
 PLACES = ("surface", "inside", "film or vacuum")
 GOALS = {100.0: 0.95, 1000.0: 0.99}
 RESAMPLES = 1000
+FAILS = 0.03  # of F1, from which on a kind of scene is called a failure
 WORST = 6  # frames that are named
 
 Row = Mapping[str, Any]
@@ -120,6 +121,28 @@ def report(rows: Sequence[Row]) -> dict[str, Any]:
         "false": {d: false_columns(some) for d, some in by_dose.items()},
         "worst": {d: worst(some) for d, some in by_dose.items()},
     }
+
+
+def failures(one: Mapping[str, Any]) -> list[str]:
+    """Say in words where a detector is worse than elsewhere."""
+    out = []
+    for dose, goal in GOALS.items():
+        d = f"{dose:g}"
+        if d not in one["dose"]:
+            continue
+        all_, low = one["dose"][d]["f1"], one["worst"][d]["below_half"]
+        if all_ < goal:
+            out.append(f"At {d} e/angstrom^2 the F1 of columns is {all_:.3f}, below the goal of {goal:g}.")
+        out += [f"At {d} e/angstrom^2, {kind}: F1 {row[d]['f1']:.2f}, against {all_:.2f} over all."
+                for kind, row in one["kinds"].items() if not kind.startswith("tilt")
+                and row[d]["f1"] is not None and row[d]["f1"] < all_ - FAILS]
+        if low:
+            out.append(f"At {d} e/angstrom^2, {low} of {one['dose'][d]['frames']} frames have an F1 below 0.5.")
+        moved = [by[d]["f1"] for by in one["refocus"].values() if by.get(d, {}).get("f1") is not None]
+        if moved and min(moved) < all_ - FAILS:
+            out.append(f"At {d} e/angstrom^2 and 50 angstrom away from the focus of these scenes, where many columns "
+                       f"have hardly any contrast: F1 {min(moved):.2f}.")
+    return out
 
 
 def worst(rows: Sequence[Row]) -> dict[str, Any]:

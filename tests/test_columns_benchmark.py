@@ -30,7 +30,9 @@ from benchmarks.columns_score import (
     rows_of,
     told_sign,
 )
-from hrtem_dask import blob_probability
+from hrtem_dask import blob_probability, load_model
+from hrtem_dask.networks.card_page import page_of
+from hrtem_dask.networks.models import SHIPPED
 from hrtem_dask.simulate import dataset
 from hrtem_dask.simulate.columns import column_image
 
@@ -210,3 +212,23 @@ def test_the_page_holds_what_the_commands_wrote(tmp_path, capsys):
     assert "### Laplacian of a Gaussian" in text
     assert (tmp_path / "p.png").is_file()
     capsys.readouterr()
+
+
+def test_a_card_page_shows_columns_and_where_they_fail(tmp_path):
+    model = load_model("au-columns")
+    rows = [row(8, 2, 1, field=k, dose=d) for k in range(3) for d in (100.0, 1000.0)]
+    one = columns_tables.report(rows) | {"threshold": 0.6, "sha256": model.card["sha256"]}
+    found = {"recipe": "au-columns-hard", "seeds": [1], "judged": 3, "fields": 3, "command": "the command",
+             "chosen_on": {"recipe": "au-columns", "seed": 2, "fields": 5},
+             "detectors": {"au-columns": one} | dict.fromkeys((LOG_TOLD, LOG_FOUND), columns_tables.report(rows))}
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / f"net{suffix}").write_bytes((SHIPPED / f"au-columns{suffix}").read_bytes())
+    columns.write_on_card(str(tmp_path / "net.safetensors"), found)
+    card = load_model(tmp_path / "net.safetensors").card
+    assert card["column_threshold"] == 0.6
+    assert any("below the goal of 0.95" in text for text in card["known_failures"])
+    page = page_of(load_model(tmp_path / "net.safetensors"))
+    assert "## Columns in hard simulated scenes" in page
+    assert "Dice" not in page
+    assert "0.842" in page
+    assert LOG_FOUND in page

@@ -58,11 +58,13 @@ def page_of(model: Model) -> str:
     '# au-particles'
     """
     card = model.card
+    measured = [*(scores(card, key, model.name) for key in SCORES), hard(card), expected(card), real(card),
+                calibration(card, model.name)]
     parts = [
         [f"# {model.name}", "", "Made from the card beside the weights by `python -m benchmarks.cards page`; "
          "the figures are what was measured, none is typed by hand.", ""],
-        purpose(model), reach(card), training(card), *(scores(card, key, model.name) for key in SCORES),
-        hard(card), expected(card), real(card), calibration(card, model.name), failures(card),
+        purpose(model), reach(card), training(card), *([columns(card)] if finds_columns(card) else measured),
+        failures(card),
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
@@ -188,6 +190,40 @@ def hard(card: Mapping[str, Any]) -> list[str]:
                      *(interval(peer["dose"][d], "mean", "interval") for d in doses)))
     return ["Mean Dice on the same scenes at another defocus, by kind of scene, and of a method without training:", "",
             *table(("", *(f"{d} e/Å²" for d in doses)), rows)]
+
+
+def finds_columns(card: Mapping[str, Any]) -> bool:
+    """Whether a network finds columns of atoms: there is no mask to measure then."""
+    return card.get("label", {}).get("kind") in ("gaussian", "disc") or "column_threshold" in card
+
+
+def columns(card: Mapping[str, Any]) -> list[str]:
+    """Columns of atoms found and missed on hard scenes, and the peer without training."""
+    found = card.get("scores", {}).get("hard_columns")
+    lines = ["## Columns in hard simulated scenes", ""]
+    if not found:
+        return [*lines, NONE, ""]
+    doses = list(found["dose"])
+    chosen = found.get("chosen_on", {})
+    on = f", chosen on {chosen['fields']} fields of {chosen['recipe']}, seed {chosen['seed']}" if chosen else ""
+    head = [f"{found['judged']} fields of {found['recipe']}, seeds {', '.join(map(str, found['seeds']))}, by "
+            f"`{found['command']}`; docs/columns.md says how they are judged. Threshold {found['threshold']:g}{on}.",
+            ""]
+    rows = [(d, *(interval(r, k, f"{k}_interval") for k in ("f1", "precision", "recall")),
+             *(interval(r, k, f"{k}_interval", 2) for k in ("rms", "pull_sd"))) for d, r in found["dose"].items()]
+    lines += [*head, *table(("dose, e/Å²", "F1 (95 %)", "precision (95 %)", "recall (95 %)", "RMS error, Å (95 %)",
+                             "sd of pulls (95 %)"), rows)]
+    rows = [(name, *(interval(by[d], "f1" if by[d]["f1"] is not None else "recall", "") for d in doses))
+            for name, by in found["kinds"].items() if not name.startswith("tilt")]
+    rows += [(name, *(interval(by[d], "f1", "f1_interval") for d in doses)) for name, by in found.get("peers", {}).items()]
+    lines += ["F1 by kind, and of a method without training with the best size and threshold for each dose:", "",
+              *table(("", *(f"{d} e/Å²" for d in doses)), rows)]
+    rows = [(f"{place}, {atoms} atom{'s' * (atoms != '1')}",
+             *(interval(found["surface"][d][place][atoms], "recall", "interval") for d in doses))
+            for place, by in found["surface"][doses[0]].items() for atoms in by]
+    rows.append(("false near the surface, per true surface column",
+                 *(interval(found["false"][d], "per_surface_column", "", 4) for d in doses)))
+    return [*lines, "Recall by place and atoms per column:", "", *table(("", *(f"{d} e/Å²" for d in doses)), rows)]
 
 
 def expected(card: Mapping[str, Any]) -> list[str]:
