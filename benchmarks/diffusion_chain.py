@@ -97,7 +97,9 @@ def one(job: tuple[float, float, int, int, str, str]) -> dict[str, Any]:
                    store=store)
     simulated = time.perf_counter() - started
     campaign = analysed(store, path.with_suffix(""), model)
-    out = score(campaign, store) | known | {"simulated_s": simulated, "seconds": time.perf_counter() - started}
+    # the particle stands still on its zone axis: all of its frames are counted, and how many are listed is told
+    kept = int(campaign.verdicts["keep"].sum())
+    out = score(campaign, store, keep_all=True) | known | {"kept": kept, "simulated_s": simulated, "seconds": time.perf_counter() - started}
     write_json(path, out)
     for one_folder in (store, path.with_suffix("")):
         shutil.rmtree(one_folder)
@@ -109,7 +111,7 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
     Recall and precision are of changes of sites within 2 frames; ``rate / true`` is the mean of the corrected rates
     over the mean of the true ones, ``raw / true`` that of the most probable path, ``flips / true`` of counting from
-    frame to frame; ``covered``: movies whose interval holds the true rate. Of frozen particles ``rate``
+    frame to frame; ``listed``: part of the frames that are listed as readable; ``covered``: movies whose interval holds the true rate. Of frozen particles ``rate``
     is events a site-second.
     """
     table = []
@@ -118,7 +120,7 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         true = part["true_rate"].mean()
         total = good[["changes", "found", "hits", "events", "flips", "exposure", "site_seconds"]].sum()
         row = {"dose": dose, "rate": rate, "movies": len(part), "counted": len(good), "true rate": true,
-               "changes": int(total.changes), "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
+               "listed": part["kept"].sum() / part["frames"].sum(), "changes": int(total.changes), "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
         if rate:
             row |= {"recall": total.hits / total.changes, "precision": total.hits / total.found,
                     "rate": good["rate"].mean(), "rate / true": good["rate"].mean() / true,
@@ -143,7 +145,7 @@ def grid(folder: Path, args: argparse.Namespace) -> None:
             print(json.dumps(row), flush=True)
     table = grid_table(rows)
     table.to_csv(folder / "grid.csv", index=False)
-    print(table.to_string(float_format="%.3g"))
+    print(table.to_string(float_format="{:.3g}".format))
 
 
 def long(folder: Path, args: argparse.Namespace) -> None:
@@ -161,7 +163,7 @@ def long(folder: Path, args: argparse.Namespace) -> None:
     rows = pd.DataFrame([score(campaign, store, keep_all=every) for every in (False, True)], index=["filtered", "all"])
     rows["recall"], rows["precision"] = rows["hits"] / rows["changes"], rows["hits"] / rows["found"]
     rows.to_csv(folder / "long.csv")
-    print(rows.T.to_string(float_format="%.4g"))
+    print(rows.T.to_string(float_format="{:.4g}".format))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -178,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     if args.what == "table":
         rows = [r for p in sorted(args.out.glob("dose*.json")) if (r := read_json(p))]
-        print(grid_table(rows).to_string(float_format="%.3g"))
+        print(grid_table(rows).to_string(float_format="{:.3g}".format))
         return
     {"grid": grid, "long": long}[args.what](args.out, args)
 

@@ -33,12 +33,12 @@ RECIPE: dict[str, Any] = {
     "film": {"absent_fraction": 0.0, "thickness": [8, 10], "roughness": [0, 2]},
 }
 #: it rocks through the zone axis, see `hrtem_dask.simulate.Rock`, while columns of its surface come, go and hop
-MOTION: dict[str, Any] = {"tilt": 5.0, "time": 2.5, "spin": 0.5, "wander": 0.15, "frames_per_wave": 4}
+MOTION: dict[str, Any] = {"tilt": 2.8, "time": 2.0, "spin": 0.5, "wander": 0.15, "frames_per_wave": 4}
 RATE = 0.1
 OPTICS: dict[str, Any] = {"defocus": 60.0, "cs": -1e5, "focal_spread": 30.0, "convergence": 1e-4,
                           "absorption_length": 400.0, "blur": 0.3}
 #: the movie of the demo, see `hrtem_dask.simulate.movie`, and which part of its frames is spoilt
-MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 200, "seed": 4, "shape": (288, 288), "pixel_size": 0.16,
+MOVIE: dict[str, Any] = {"recipe": RECIPE, "n_frames": 200, "seed": 3, "shape": (288, 288), "pixel_size": 0.16,
                          "dose": 1000.0, "frame_time": 0.1, "drift": 0.05}
 SPOILT = {"blurred": 0.02, "saturated": 0.01, "empty": 0.01}
 #: the networks and the crystal that it is analysed with
