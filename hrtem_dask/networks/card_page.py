@@ -215,7 +215,8 @@ def columns(card: Mapping[str, Any]) -> list[str]:
                              "sd of pulls (95 %)"), rows)]
     rows = [(name, *(interval(by[d], "f1" if by[d]["f1"] is not None else "recall", "") for d in doses))
             for name, by in found["kinds"].items() if not name.startswith("tilt")]
-    rows += [(name, *(interval(by[d], "f1", "f1_interval") for d in doses)) for name, by in found.get("peers", {}).items()]
+    rows += [(name, *(interval(by[d], "f1", "f1_interval") for d in doses))
+             for name, by in found.get("peers", {}).items()]
     lines += ["F1 by kind, and of a method without training with the best size and threshold for each dose:", "",
               *table(("", *(f"{d} e/Å²" for d in doses)), rows)]
     rows = [(f"{place}, {atoms} atom{'s' * (atoms != '1')}",
