@@ -184,7 +184,12 @@ def fit_movable(records: Sequence[Record], reading: Reading, edge: np.ndarray, o
                 usual = edge & (best.totals.odd <= 0) & ~moving
                 stratum, shares[0] = np.where(usual, stratum, 0), (0, 0.5, 0.5)
                 best = fitted(*(k for k in (1, 2) if (stratum == k).any()))
-    return best, np.where(best.chain.shares[stratum, 0] == 1, True, best.kinds[0] > 0.5)
+    # a rate near 0 explains static sites too: an inner site has to have changed
+    seen = (stratum > 0) | (best.totals.appeared + best.totals.disappeared >= 0.5)
+    if not ((stratum == 0) & (best.kinds[0] > 0.5) & seen).any() and best.kinds[0][stratum == 0].sum() > 0.5:
+        shares[0] = 0, 0.5, 0.5
+        best = fitted(*(k for k in (1, 2) if best.chain.shares[k, 0] == 1), start=best)
+    return best, np.where(best.chain.shares[stratum, 0] == 1, True, (best.kinds[0] > 0.5) & seen)
 
 
 def decode(record: Record, fit: Fit, can: np.ndarray) -> Decoded:
