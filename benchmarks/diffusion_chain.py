@@ -99,7 +99,8 @@ def one(job: tuple[float, float, int, int, str, str]) -> dict[str, Any]:
     campaign = analysed(store, path.with_suffix(""), model)
     # the particle stands still on its zone axis: all of its frames are counted, and how many are listed is told
     kept = int(campaign.verdicts["keep"].sum())
-    out = score(campaign, store, keep_all=True) | known | {"kept": kept, "simulated_s": simulated, "seconds": time.perf_counter() - started}
+    out = score(campaign, store, keep_all=True) | known | {
+        "kept": kept, "simulated_s": simulated, "seconds": time.perf_counter() - started}
     write_json(path, out)
     for one_folder in (store, path.with_suffix("")):
         shutil.rmtree(one_folder)
@@ -111,8 +112,8 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
     Recall and precision are of changes of sites within 2 frames; ``rate / true`` is the mean of the corrected rates
     over the mean of the true ones, ``raw / true`` that of the most probable path, ``flips / true`` of counting from
-    frame to frame; ``listed``: part of the frames that are listed as readable; ``covered``: movies whose interval holds the true rate. Of frozen particles ``rate``
-    is events a site-second.
+    frame to frame; ``listed``: part of the frames that are listed as readable; ``covered``: movies whose interval
+    holds the true rate. Of frozen particles ``rate`` is events a site-second.
     """
     table = []
     for (dose, rate), part in pd.DataFrame(rows).groupby(["dose", "rate"]):
@@ -120,7 +121,8 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         true = part["true_rate"].mean()
         total = good[["changes", "found", "hits", "events", "flips", "exposure", "site_seconds"]].sum()
         row = {"dose": dose, "rate": rate, "movies": len(part), "counted": len(good), "true rate": true,
-               "listed": part["kept"].sum() / part["frames"].sum(), "changes": int(total.changes), "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
+               "listed": part["kept"].sum() / part["frames"].sum(), "changes": int(total.changes),
+               "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
         if rate:
             row |= {"recall": total.hits / total.changes, "precision": total.hits / total.found,
                     "rate": good["rate"].mean(), "rate / true": good["rate"].mean() / true,

@@ -17,6 +17,8 @@ __all__ = ["Ground", "columns_figure", "events_figure"]
 
 #: of an event: marker, colour, name
 MARKS = {"appear": ("^", COLOURS["green"]), "disappear": ("v", COLOURS["red"]), "hop": ("D", COLOURS["orange"])}
+#: a site that is occupied for a smaller part of the time, and never changed, is left out of the raster
+EMPTY = 0.05
 #: shade of a frame that was not used, by its status
 SHADES = {"left out": "#cbd0d6", "no columns": "#f3d9b1", "not registered": "#e9c0cc", "unreadable": "#c6d8ea"}
 
@@ -156,7 +158,7 @@ def events_figure(frames: pd.DataFrame, occupancy: pd.DataFrame, sites: pd.DataF
     true_rate : float, optional
         [1/second]
     """
-    order = raster_order(sites)
+    order, many = raster_order(sites), int(sites["changes"].sum())
     tall = float(np.clip(0.11 * len(order), 1.6, 6.0))
     figure = new_figure(12.4, tall + 3.1)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[tall, 2.2])
@@ -178,7 +180,8 @@ def events_figure(frames: pd.DataFrame, occupancy: pd.DataFrame, sites: pd.DataF
                     lw=0.7, zorder=4, label=f"truth ({len(rows)})", clip_on=False)
     top.set(ylabel="site", ylim=(len(order) - 0.5, -0.5), yticks=[])
     top.grid(visible=False)
-    top.set_title(f"a  {len(order)} sites that can change, in the order of the angle; grey: frames that were left out")
+    which = f"{len(order)} sites" if len(order) == many else f"{len(order)} of {many} sites (the others stay empty)"
+    top.set_title(f"a  {which} that can change, in the order of the angle; shaded: frames that were not used")
     _legend(top)
     _shade(bottom, frames, edges)
     _rate(bottom, rate, true_rate)
@@ -189,15 +192,18 @@ def events_figure(frames: pd.DataFrame, occupancy: pd.DataFrame, sites: pd.DataF
 
 
 def raster_order(sites: pd.DataFrame) -> list[int]:
-    """Sites that can change, by epoch and then by their angle about the middle of all.
+    """Sites that can change, by epoch and then by their angle about the middle of all; without those that stay empty.
 
     Examples
     --------
-    >>> sites = pd.DataFrame({"site": [4, 5, 6], "epoch": 0, "y": [1.0, -1, 0], "x": [0.0, 0, 1], "changes": True})
+    >>> sites = pd.DataFrame({"site": [4, 5, 6, 7], "epoch": 0, "y": [1.0, -1, 0, 0], "x": [0.0, 0, 1, -1],
+    ...                       "changes": True, "events": [1, 2, 1, 0], "occupancy": [0.5, 0.5, 0.9, 0.0]})
     >>> raster_order(sites)
     [5, 6, 4]
     """
     rows = sites[sites["changes"].astype(bool)]
+    lively = (rows["events"] > 0) | (rows["occupancy"] > EMPTY)
+    rows = rows[lively] if lively.any() else rows
     angle = np.arctan2(rows["y"] - sites["y"].mean(), rows["x"] - sites["x"].mean())
     return rows.assign(angle=angle).sort_values(["epoch", "angle"], kind="stable")["site"].tolist()
 
