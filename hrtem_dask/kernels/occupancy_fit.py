@@ -39,7 +39,7 @@ LEAST_EVENTS = 0.3
 #: highest rate, in the shortest gap between frames: what changes faster cannot be told from misreads
 MOST_CHANGES = 0.2
 #: part of the static sites that are read as no other site is: weak columns, and places where columns are invented often
-ODD = 0.1
+ODD = 0.03
 #: how many columns the mean shares of marks are worth, for those of such a site
 OWN_MARKS = 8.0
 
