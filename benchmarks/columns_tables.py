@@ -213,10 +213,11 @@ def false_columns(rows: Sequence[Row]) -> dict[str, Any]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The report as a file."""
+    left = "" if found["judged"] == found["fields"] else (
+        "; the others hold a particle near a zone axis whose columns are smeared into one another and have no truth")
     lines = ["# Columns of atoms in hard simulated scenes", "", f"By `{found['command']}`.", "",
              f"Recipe {found['recipe']} ({found['recipe_sha256'][:12]}), seeds {', '.join(map(str, found['seeds']))}: "
-             f"{found['judged']} of {found['fields']} fields; the others hold a particle near a zone axis whose "
-             f"columns are smeared into one another and have no truth. {found['versions']}.", ""]
+             f"{found['judged']} of {found['fields']} fields{left}. {found['versions']}.", ""]
     for name, one in found["detectors"].items():
         lines += [f"## {name}", ""]
         if "threshold" in one:
