@@ -99,10 +99,10 @@ def test_dose_rate_law_covers() -> None:
     rng = np.random.default_rng(3)
     dose, exposure = np.array([50.0, 100, 200, 400]), np.array([300.0, 300, 200, 100])
     held = np.zeros(2)
-    for _ in range(60):
+    for _ in range(25):
         law = dose_rate_law(rng.poisson((0.05 + 5e-4 * dose) * exposure), exposure, dose)
         held += [law.thermal_low <= 0.05 <= law.thermal_high, law.slope_low <= 5e-4 <= law.slope_high]
-    assert (held > 0.87 * 60).all()
+    assert (held > 0.8 * 25).all()
     none = dose_rate_law(np.array([30.0, 28, 22, 9]), exposure, dose)
     assert none.slope_low == 0
     assert none.p_value > 0.05
