@@ -17,7 +17,7 @@ from hrtem_dask.core.calibration import make_movie
 from hrtem_dask.core.errors import CalibrationError, InputError
 from hrtem_dask.core.schema import PARTICLES
 from hrtem_dask.kernels import tally as squares_module
-from hrtem_dask.kernels.particle import figure1_panels, measure_particles
+from hrtem_dask.kernels.particle import measure_particles
 
 PX = 0.5
 
@@ -289,23 +289,6 @@ def test_no_task_of_a_large_frame_waits_for_pixels_of_all_of_it():
     # the movie is read for the second pass only after the first, and again: no pixel waits in between
     reading = [t for t in graph.values() if any(str(d).startswith("particles-found") for d in t.dependencies)]
     assert len(reading) >= 2 * 30
-
-
-def test_figure_1_has_four_panels_that_belong_together():
-    movie, labels, probability = scene(1)
-    planes = movie.values[0], probability.values[0], labels.values[0]
-    panels = figure1_panels(*planes, 1, pixel_size=(PX, PX))
-    assert panels.image.shape == panels.probability.shape == panels.mask.shape
-    table = measure_particles(*planes, dy=PX, dx=PX)
-    assert panels.peak_ratio == pytest.approx(table.peak_ratio[0])
-    assert panels.pairs.detected.sum() == table.n_pairs[0]
-    spectrum = panels.particle_spectrum
-    brightest = panels.pairs.iloc[0]
-    i, j = abs(spectrum.k_y - brightest.g_y).argmin(), abs(spectrum.k_x - brightest.g_x).argmin()
-    in_range = np.hypot(spectrum.k_y[:, None], spectrum.k_x) > 0.25
-    assert spectrum.power[i, j] > 0.9 * spectrum.power[in_range].max()
-    with pytest.raises(InputError, match="no particle 7"):
-        figure1_panels(*planes, 7, pixel_size=(PX, PX))
 
 
 def test_labels_come_from_the_probability_where_none_are_given():

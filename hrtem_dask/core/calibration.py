@@ -41,11 +41,6 @@ class Grid:
         """Pixel size (y, x) [angstrom], positive also for a flipped frame."""
         return abs(self.dy), abs(self.dx)
 
-    @property
-    def is_square(self) -> bool:
-        """Whether both pixel sizes agree to 0.01 %."""
-        return abs(abs(self.dy) / abs(self.dx) - 1) <= SQUARE_TOLERANCE
-
     def position(self, i: Any, j: Any) -> tuple[Any, Any]:
         """Coordinates (y, x) [angstrom] of the possibly fractional pixel (i, j)."""
         return self.y0 + np.asarray(i) * self.dy, self.x0 + np.asarray(j) * self.dx

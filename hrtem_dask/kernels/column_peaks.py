@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from ..core.errors import InputError
 from .crystal import UnitCell, unit_cell
 
-__all__ = ["DISC", "LABEL_SIGMA", "REACH", "Peaks", "column_spacing", "find_peaks", "join_peaks", "label_of",
+__all__ = ["DISC", "LABEL_SIGMA", "REACH", "Peaks", "column_spacing", "find_peaks", "join_peaks",
            "thin_out"]
 
 #: sigma of the hill around a sure column, and radius of the disc that its presence is summed over [angstrom]
@@ -182,11 +182,6 @@ def find_peaks(planes: np.ndarray, pixel_size: tuple[float, float], threshold: f
     wide = np.maximum(spread - SMOOTHING**2 - LABEL_SIGMA**2 - PLACE_WIDTH[0] ** 2, 0)
     error = np.sqrt(sure[:, None] ** 2 + PLACE_WIDTH[1] * wide)
     return Peaks(pixel, pixel * np.array(pixel_size) + shift, error, presence, label)
-
-
-def label_of(planes: np.ndarray, place: np.ndarray, pixel_size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Class and presence at any places [angstrom] from pixel (0, 0); see `find_peaks`."""
-    return _presence(planes, np.rint(place / pixel_size).astype(np.int64), pixel_size)
 
 
 def _maxima(smooth: np.ndarray, floor: float, origin: tuple[int, int], frame: tuple[int, int],

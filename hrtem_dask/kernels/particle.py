@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..core.errors import InputError
-from .crop import masked_crop
-from .net import peak_ratio
 from .particle_tiles import Cut, find_spots, particle_table
-from .peaks import find_pairs
 from .runs import find_runs
-from .spectrum import Spectrum, image_spectrum, power_spectrum
 from .tally import TILE, add_up, tally, tiles_of
 
-__all__ = ["Figure1", "figure1_panels", "measure_particles"]
+__all__ = ["measure_particles"]
 
 
 def measure_particles(
@@ -86,73 +81,3 @@ def measure_particles(
             for number, (top, left, bottom, right), large in found.rows()]
     spots = find_spots(cuts, (abs(dy), abs(dx)), crystal=crystal, mtf=mtf)
     return particle_table(found, spots, frame, time)
-
-
-@dataclass(frozen=True)
-class Figure1:
-    """The four panels of figure 1 for one particle, as plain arrays.
-
-    Attributes
-    ----------
-    image, probability : ndarray, shape (y, x)
-        The frame and the network's inference.
-    mask : ndarray of bool, shape (y, x)
-        The particle.
-    image_spectrum, particle_spectrum : Spectrum
-        Of the entire image, and of the particle cut out with a soft edge.
-    pairs : pandas.DataFrame
-        Spot pairs of the particle, table `core.schema.PEAK_PAIRS`.
-    peak_ratio : float
-        Of these pairs.
-    """
-
-    image: np.ndarray
-    probability: np.ndarray
-    mask: np.ndarray
-    image_spectrum: Spectrum
-    particle_spectrum: Spectrum
-    pairs: pd.DataFrame
-    peak_ratio: float
-
-
-def figure1_panels(
-    image: np.ndarray,
-    probability: np.ndarray,
-    labels: np.ndarray,
-    label: int,
-    *,
-    pixel_size: tuple[float, float],
-    crystal: Any = None,
-    mtf: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Figure1:
-    """Compute what figure 1 shows of one particle: image, inference, and both Fourier domains.
-
-    Parameters
-    ----------
-    image, probability, labels : ndarray, shape (y, x)
-        As for `measure_particles`.
-    label : int
-        The particle.
-    pixel_size : (float, float)
-        (y, x) [angstrom].
-    crystal, mtf
-        See `hrtem_dask.fourier_peak_pairs`.
-
-    Returns
-    -------
-    Figure1
-        Draw ``display(panels.particle_spectrum, k_max=0.7)`` with the ``extent`` that comes with it.
-
-    Raises
-    ------
-    InputError
-        If there is no such label, or the shapes differ.
-    """
-    mask = np.asarray(labels) == label
-    if not mask.any():
-        known = np.unique(np.asarray(labels))
-        raise InputError(f"there is no particle {label} in this frame; expected one of {known[known > 0].tolist()}")
-    crop = masked_crop(image, mask, pixel_size)
-    pairs = find_pairs(crop, power_spectrum(crop, mtf=mtf), crystal=crystal)
-    return Figure1(np.asarray(image), np.asarray(probability), mask, image_spectrum(image, pixel_size),
-                   power_spectrum(crop), pairs, peak_ratio(pairs))
