@@ -86,7 +86,7 @@ def one(job: tuple[float, float, int, int, str, str]) -> dict[str, Any]:
 
     dose, rate, seed, frames, folder, model = job
     path = Path(folder) / f"dose{dose:g}_rate{rate:g}_seed{seed}.json"
-    known = {"dose": dose, "rate": rate, "seed": seed, "frames": frames}
+    known = {"dose": dose, "asked": rate, "seed": seed, "frames": frames}
     done = read_json(path)
     if done and {k: done.get(k) for k in known} == known:
         return done
@@ -110,16 +110,19 @@ def one(job: tuple[float, float, int, int, str, str]) -> dict[str, Any]:
 def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """A row a dose and rate, movies pooled.
 
-    Recall and precision are of changes of sites within 2 frames; ``rate / true`` is the mean of the corrected rates
-    over the mean of the true ones, ``raw / true`` that of the most probable path, ``flips / true`` of counting from
-    frame to frame; ``listed``: part of the frames that are listed as readable; ``covered``: movies whose interval
-    holds the true rate. Of frozen particles ``rate`` is events a site-second.
+    Recall and precision are of changes of sites within 2 frames. Rates are per site that can change, and which
+    sites count as such is found, not told; so numbers of events are compared: ``corrected / true``: rate times exposure
+    over true events; ``raw / true``: events of the most probable path over true events; ``flips / true``: changes of
+    what was seen from frame to frame over true changes; ``covered``: movies whose interval, times the exposure, holds
+    the true number. ``listed``: part of the frames that are listed as readable. Of frozen particles ``rate`` is events
+    a second of its true sites, and ``high`` the largest upper limit.
     """
     table = []
-    for (dose, rate), part in pd.DataFrame(rows).groupby(["dose", "rate"]):
+    for (dose, rate), part in pd.DataFrame(rows).groupby(["dose", "asked"]):
         good = part[part["reason"].isna()]
         true = part["true_rate"].mean()
         total = good[["changes", "found", "hits", "events", "flips", "exposure", "site_seconds"]].sum()
+        held = (good["true_events"] / good["exposure"]).between(good["low"], good["high"])
         row = {"dose": dose, "rate": rate, "movies": len(part), "counted": len(good), "true rate": true,
                "listed": part["kept"].sum() / part["frames"].sum(), "changes": int(total.changes),
                "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
