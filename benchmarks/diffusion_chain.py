@@ -128,10 +128,10 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
                "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
         if rate:
             row |= {"recall": total.hits / total.changes, "precision": total.hits / total.found,
-                    "rate": good["rate"].mean(), "rate / true": good["rate"].mean() / true,
-                    "raw / true": good["rate_raw"].mean() / true,
-                    "flips / true": total.flips / total.exposure / true,
-                    "covered": int(((good["low"] <= good["true_rate"]) & (good["true_rate"] <= good["high"])).sum())}
+                    "rate": good["rate"].mean(),
+                   "corrected / true": (good["rate"] * good["exposure"]).sum() / good["true_events"].sum(),
+                   "raw / true": total.events / good["true_events"].sum(),
+                   "flips / true": total.flips / total.changes, "covered": int(held.sum())}
         else:
             row |= {"rate": total.events / total.site_seconds, "high": good["high"].max()}
         table.append(row)
