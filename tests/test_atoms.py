@@ -146,6 +146,8 @@ def test_tables_that_are_none() -> None:
     table = pd.DataFrame({"y": [1.0], "x": [1.0], "intensity": [np.nan], "intensity_error": [0.1]})
     with pytest.raises(InputError, match="no row has an intensity"):
         estimate_atoms(table, optics=DARK, **OPTIONS)
+    with pytest.raises(InputError, match=r"columns is a list; .*find_sites\(\.\.\.\)\.table"):
+        estimate_atoms([table], optics=DARK, **OPTIONS)
     with pytest.raises(InputError, match=r"lacks the columns \['intensity_error'\]"):
         estimate_atoms(table.drop(columns="intensity_error"), optics=DARK, **OPTIONS)
 

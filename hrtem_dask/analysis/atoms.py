@@ -64,7 +64,7 @@ def estimate_atoms(
     Parameters
     ----------
     columns : pandas or dask DataFrame
-        ``y``, ``x`` [angstrom], ``intensity``, ``intensity_error``: the sites of `find_sites`, whose
+        ``y``, ``x`` [angstrom], ``intensity``, ``intensity_error``: the ``table`` of `find_sites`, whose
         intensities are means over frames, or columns of `find_columns` from one microscope and one focus.
     optics : Optics
         `simulate.microscope.Optics`: defocus (of the middle of the particle, positive is underfocus), Cs,
@@ -189,8 +189,8 @@ def column_contrast(zone_axis: str, *, optics: Optics, crystal: str = "Au", ener
 
 def _check(table: Any, optics: Any, level: float, above: dict[str, float], least: dict[str, float]) -> None:
     if not isinstance(table, pd.DataFrame):
-        raise InputError(f"columns is a {type(table).__name__}; expected the table of find_sites or find_columns, a "
-                         "pandas or dask DataFrame")
+        raise InputError(f"columns is a {type(table).__name__}; expected a pandas or dask DataFrame: "
+                         "find_sites(...).table, or what find_columns(..., image=movie) returns")
     missing = [c for c in ("y", "x", "intensity", "intensity_error") if c not in table]
     if missing:
         raise InputError(f"the table lacks the columns {missing}; found {list(table.columns)}. Make it with "
