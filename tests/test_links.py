@@ -99,6 +99,8 @@ def test_order_index_and_chunks_do_not_matter() -> None:
     assert found.index.equals(mixed.index)
     expected = link_columns(movie, memory=2)
     assert (found["track"].sort_index() == expected["track"]).all()
+    by_frame = link_columns(movie.set_index("frame", drop=False), memory=2)
+    assert (by_frame["track"].to_numpy() == expected["track"].to_numpy()).all()
     lazily = link_columns(dd.from_pandas(movie, npartitions=4), memory=2)
     assert (lazily["track"].to_numpy() == expected["track"].to_numpy()).all()
     assert link_columns(expected, memory=2)["track"].equals(expected["track"])  # linked again

@@ -83,6 +83,7 @@ def test_the_same_from_a_dask_table_in_any_order():
     drift = estimate_drift(table)
     lazy = dd.from_pandas(table.sample(frac=1, random_state=0).reset_index(drop=True), npartitions=5)
     pd.testing.assert_frame_equal(estimate_drift(lazy), drift)
+    pd.testing.assert_frame_equal(estimate_drift(table.set_index("frame", drop=False)), drift)
     here = correct_drift(table, drift)
     there = correct_drift(dd.from_pandas(table, npartitions=3), drift)
     assert isinstance(there, dd.DataFrame)

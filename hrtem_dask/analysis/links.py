@@ -88,7 +88,7 @@ def link_columns(
     known = np.flatnonzero(np.isfinite(table[place].to_numpy(np.float64)).all(axis=1))
     track = np.full(len(table), -1, np.int64)
     if len(known):
-        rows = table.iloc[known]
+        rows = table.iloc[known].reset_index(drop=True)  # an index may be called frame as well
         distance = neighbour_distance(rows, place)
         track[known] = _linked(rows, place, _range(search_range, distance), int(memory))
     return table.drop(columns="track", errors="ignore").assign(track=track)

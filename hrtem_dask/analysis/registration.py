@@ -223,6 +223,7 @@ def _checked(columns: Any) -> pd.DataFrame:
                          f"{list(NEEDED)}. Make it with find_columns(probability)")
     table = columns[[c for c in USED if c in columns.columns]]
     table = table.compute() if isinstance(table, dd.DataFrame) else table
+    table = table.reset_index(drop=True)  # an index may be called frame as well
     check_frames("the table of columns", table["frame"])
     for name in ("y", "x"):
         bad = ~np.isfinite(table[name].to_numpy(np.float64, na_value=np.nan))
