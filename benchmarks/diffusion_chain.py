@@ -123,7 +123,7 @@ def grid_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         true = part["true_rate"].mean()
         total = good[["changes", "found", "hits", "events", "flips", "exposure", "site_seconds"]].sum()
         held = (good["true_events"] / good["exposure"]).between(good["low"], good["high"])
-        row = {"dose": dose, "rate": rate, "movies": len(part), "counted": len(good), "true rate": true,
+        row = {"dose": dose, "asked": rate, "movies": len(part), "counted": len(good), "true rate": true,
                "listed": part["kept"].sum() / part["frames"].sum(), "changes": int(total.changes),
                "tpr": good["tpr"].mean(), "fpr": good["fpr"].mean()}
         if rate:
