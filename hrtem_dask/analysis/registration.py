@@ -18,12 +18,12 @@ from ..core.schema import DRIFT
 from ..kernels.epochs import EpochRules, Registered, register
 from ..kernels.registration import REGISTERED, STATUSES, FollowRules
 from ..kernels.rigid import unmove
+from .column_input import NEEDED, read_columns
 
 __all__ = ["DRIFT_STATUSES", "correct_drift", "drift_table", "estimate_drift"]
 
 #: what a frame can be
 DRIFT_STATUSES = STATUSES
-NEEDED = ("frame", "y", "x")
 USED = (*NEEDED, "time", "y_error", "x_error", "column")
 #: error of a column where the table does not say [angstrom]; only its ratio to others counts
 USUAL_ERROR = 0.1
@@ -214,31 +214,7 @@ def _corrected(columns: pd.DataFrame, motions: pd.DataFrame) -> pd.DataFrame:
 
 def _checked(columns: Any) -> pd.DataFrame:
     """The table in memory and in the order of frames, with what is used of it."""
-    if not isinstance(columns, pd.DataFrame | dd.DataFrame):
-        raise InputError(f"columns is a {type(columns).__name__}; expected the table that find_columns returns, a "
-                         f"pandas or dask DataFrame")
-    missing = [c for c in NEEDED if c not in columns.columns]
-    if missing:
-        raise InputError(f"the table of columns lacks {missing}; found {list(columns.columns)}, expected at least "
-                         f"{list(NEEDED)}. Make it with find_columns(probability)")
-    table = columns[[c for c in USED if c in columns.columns]]
-    table = table.compute() if isinstance(table, dd.DataFrame) else table
-    table = table.reset_index(drop=True)  # an index may be called frame as well
-    check_frames("the table of columns", table["frame"])
-    for name in ("y", "x"):
-        bad = ~np.isfinite(table[name].to_numpy(np.float64, na_value=np.nan))
-        if bad.any():
-            row = table[bad].iloc[0]
-            raise InputError(f"{name} is {row[name]} for a column of frame {row['frame']:g}; expected a finite number. "
-                             f"Leave such rows out: columns.dropna(subset=['y', 'x'])")
-    key = ["frame", "column"] if "column" in table else list(NEEDED)
-    twice = table.duplicated(key)
-    if twice.any():
-        row = table[twice].iloc[0]
-        what = f"column {row['column']:g}" if "column" in table else f"a column at ({row['y']:g}, {row['x']:g})"
-        raise InputError(f"{int(twice.sum())} row(s) are there twice, the first is {what} of frame {row['frame']:g}; "
-                         f"expected every frame once. If tables were joined: columns.drop_duplicates({key}); tables "
-                         f"of several movies have to be registered one by one")
+    table = read_columns(columns, USED).reset_index(drop=True)  # an index may be called frame as well
     table = table.astype({"frame": np.int64})
     # in one order, so that neither the order of rows nor that of partitions can change the last digits
     return table.sort_values(["frame", "y", "x"], kind="stable", ignore_index=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
@@ -15,11 +14,11 @@ from ..core.errors import InputError
 from ..kernels.lattice_zone import ColumnZone
 from ..kernels.rigid import move
 from ..kernels.sites import EpochSites
+from .column_input import read_columns
 from .registration import correct_drift
 
 __all__ = ["Seen", "checked_columns", "epoch_rows", "frames_of", "lattice_rows", "site_rows"]
 
-NEEDED = ("frame", "y", "x")
 #: positions of sites in frames that are looked at in one go
 BLOCK = 2_000_000
 STRAINS = ("e_yy", "e_xx", "e_yx", "rotation")
@@ -27,30 +26,9 @@ STRAINS = ("e_yy", "e_xx", "e_yx", "rotation")
 
 def checked_columns(columns: Any, drift: Any) -> pd.DataFrame:
     """The table in memory, with y_ref, x_ref and epoch."""
-    if not isinstance(columns, pd.DataFrame | dd.DataFrame):
-        raise InputError(f"columns is a {type(columns).__name__}; expected the table that find_columns returns, a "
-                         f"pandas or dask DataFrame")
-    missing = [c for c in NEEDED if c not in columns.columns]
-    if missing:
-        raise InputError(f"the table of columns lacks {missing}; found {list(columns.columns)}, expected at least "
-                         f"{list(NEEDED)}. Make it with find_columns(probability)")
-    table = columns.compute() if isinstance(columns, dd.DataFrame) else columns
+    table = read_columns(columns)
     attrs = dict(getattr(columns, "attrs", {}))
     table = table.drop(columns=[c for c in ("site", "residual") if c in table])
-    check_frames("the table of columns", table["frame"])
-    for name in ("y", "x"):
-        bad = ~np.isfinite(table[name].to_numpy(np.float64, na_value=np.nan))
-        if bad.any():
-            row = table[bad].iloc[0]
-            raise InputError(f"{name} is {row[name]} for a column of frame {row['frame']:g}; expected a finite number. "
-                             f"Leave such rows out: columns.dropna(subset=['y', 'x'])")
-    twice = table.duplicated(list(NEEDED))
-    if twice.any():
-        row = table[twice].iloc[0]
-        raise InputError(f"{int(twice.sum())} row(s) are there twice, the first is a column at ({row['y']:g}, "
-                         f"{row['x']:g}) of frame {row['frame']:g}; expected each once. If tables were joined: "
-                         f"columns.drop_duplicates(['frame', 'y', 'x']); tables of several movies have to be used one "
-                         f"by one")
     if drift is not None:
         table = correct_drift(table, drift)
     elif not {"y_ref", "x_ref"} <= set(table.columns):
