@@ -122,10 +122,10 @@ def surface_sites(particle: Cluster, rng: np.random.Generator, *, atoms: tuple[i
     Examples
     --------
     >>> from hrtem_dask.simulate.crystals import metal_particle
-    >>> gold = metal_particle(20.0, np.random.default_rng(0), shape="wulff", zone_axis="110")
+    >>> gold = metal_particle(20.0, np.random.default_rng(3), shape="wulff", zone_axis="110")
     >>> found = surface_sites(gold, np.random.default_rng(1))
     >>> bool(found.native.any()), bool((~found.native).any()), len(found.with_atoms(found.atoms * found.native))
-    (True, True, 280)
+    (True, True, 276)
     """
     if not particle.info.get("zone_axis") or particle.info.get("twin") or not (particle.column > 0).all():
         raise InputError("the particle is off a zone axis or twinned; expected one grain on a zone axis, as with "
