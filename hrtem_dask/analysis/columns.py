@@ -240,7 +240,5 @@ def _small(planes: xr.DataArray, image: xr.DataArray | None, finder: Finder, siz
 def _measure_batch(frames: np.ndarray, times: np.ndarray, options: tuple[Finder, Grid], planes: np.ndarray,
                    images: np.ndarray | None = None) -> pd.DataFrame:
     finder, grid = options
-    tables = [column_table(measure_columns(p, None if images is None else images[k], finder), grid,
-                           (int(frame), float(time)))
-              for k, (p, frame, time) in enumerate(zip(planes, frames, times, strict=True))]
-    return pd.concat(tables, ignore_index=True) if tables else _meta(finder.classes)
+    rows = [measure_columns(p, None if images is None else images[k], finder) for k, p in enumerate(planes)]
+    return column_table(rows, grid, list(zip(frames, times, strict=True))) if rows else _meta(finder.classes)
