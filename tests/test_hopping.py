@@ -35,9 +35,6 @@ def hopping_recipe(**keys):
     return one_particle(**{"diameter": [18, 18], "shape": "wulff", "zone_axis": "110", **keys})
 
 
-# where columns can change
-
-
 def gold(axis: str, seed: int, **keys):
     options = {"species": "Au", "shape": "wulff", "zone_axis": axis, "height": 0.8, "steps": 2, "adatoms": 0.05} | keys
     return metal_particle(22.0, np.random.default_rng(seed), **options)
